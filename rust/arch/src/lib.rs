@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The rules of the x86 architecture and of VT-x that need no kernel to be stated.
+//!
+//! This crate knows the manuals and nothing of Linux: it compiles into the module through Kbuild
+//! and, unchanged, with cargo on a development machine, where it is tested. It allocates nothing
+//! and contains no `unsafe`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
