@@ -14,3 +14,4 @@
 extern crate std;
 
 pub mod addr;
+pub mod pic;
