@@ -1,2 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
-fn main() {}
+
+//! minivmm: a small virtual machine monitor on the KVM API.
+//!
+//! It drives `/dev/kvm` the way QEMU does and uses nothing that is particular to one provider of
+//! it, so that this project's module and the kernel's own KVM can be compared by running the same
+//! program on both.
+
+#![warn(missing_docs)]
+
+mod bench;
+mod boot;
+mod cli;
+mod demo;
+mod devices;
+mod guests;
+mod info;
+mod machine;
+mod terminal;
+mod vcpu;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{BenchCommand, Cli, Command};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => machine::run(&args).map_err(Into::into),
+        Command::Info(args) => info::run(args.json).map_err(Into::into),
+        Command::Demo => demo::run(),
+        Command::Bench(args) => match args.command {
+            BenchCommand::Exits(args) => bench::run(args.json),
+        },
+    };
+    outcome.unwrap_or_else(|error| {
+        report(error.as_ref());
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints an error and, after colons, what caused it.
+fn report(error: &dyn Error) {
+    let mut line = format!("minivmm: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    eprintln!("{line}");
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+mod address;
+mod run;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use run::{FlatMode, RunArgs};
+
+/// A small virtual machine monitor on the KVM API.
+#[derive(Debug, Parser)]
+#[command(name = "minivmm", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What minivmm can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run Linux, or a piece of raw code, in a virtual machine
+    Run(RunArgs),
+    /// Show what VT-x and /dev/kvm on this machine can do
+    Info(JsonArgs),
+    /// Run small guests that show one concept of virtualisation each
+    Demo,
+    /// Measure
+    Bench(BenchArgs),
+}
+
+/// Arguments of `minivmm bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+/// What `minivmm bench` can measure.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// What each kind of VM exit costs, in TSC ticks
+    Exits(JsonArgs),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct JsonArgs {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+    use clap::CommandFactory;
+
+    fn refused(line: &[&str]) -> ErrorKind {
+        Cli::try_parse_from(line).expect_err("the line is not valid").kind()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_exits_takes_json() {
+        let cli = Cli::try_parse_from(["minivmm", "bench", "exits", "--json"]).expect("valid");
+        let Command::Bench(BenchArgs { command: BenchCommand::Exits(args) }) = cli.command else {
+            panic!("parsed as another command");
+        };
+        assert!(args.json);
+    }
+
+    #[test]
+    fn a_command_is_needed() {
+        assert_eq!(
+            refused(&["minivmm"]),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
+        assert_eq!(refused(&["minivmm", "fly"]), ErrorKind::InvalidSubcommand);
+    }
+}

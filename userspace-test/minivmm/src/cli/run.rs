@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Arguments of `minivmm run`.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, ValueEnum};
+use vm_memory::GuestAddress;
+
+use super::address;
+
+/// Arguments of `minivmm run`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("guest").required(true).args(["kernel", "flat"]))]
+#[command(after_help = "On the terminal: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends Ctrl-A.")]
+pub struct RunArgs {
+    /// Linux to boot: a bzImage or a vmlinux
+    #[arg(long, value_name = "BZIMAGE|VMLINUX")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM disk for the kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel parameters; they follow, and so win over, those that describe this machine
+    #[arg(long, value_name = "PARAMETERS", requires = "kernel")]
+    pub cmdline: Option<String>,
+
+    /// Raw code to run, as it is
+    #[arg(long, value_name = "FILE")]
+    pub flat: Option<PathBuf>,
+
+    /// Guest-physical address to load the raw code at
+    #[arg(long, value_name = "ADDRESS", default_value = "0x7c00", requires = "flat")]
+    #[arg(value_parser = address::parse)]
+    pub load: GuestAddress,
+
+    /// Guest-physical address to start the raw code at [default: where it is loaded]
+    #[arg(long, value_name = "ADDRESS", requires = "flat", value_parser = address::parse)]
+    pub entry: Option<GuestAddress>,
+
+    /// Processor mode to start the raw code in
+    #[arg(long, value_enum, default_value_t = FlatMode::Real, requires = "flat")]
+    pub mode: FlatMode,
+
+    /// Guest memory, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub memory: u32,
+
+    /// Print each VM exit that reaches minivmm, decoded, on standard error
+    #[arg(long)]
+    pub trace: bool,
+}
+
+/// Processor mode that raw code starts in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum FlatMode {
+    /// 16-bit real mode, as after power-on
+    Real,
+    /// 32-bit protected mode, flat segments, no paging
+    Protected,
+    /// 64-bit mode, the first 4 GiB mapped one to one
+    Long,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<RunArgs, ErrorKind> {
+        let line = ["minivmm", "run"].iter().chain(arguments);
+        match Cli::try_parse_from(line).map_err(|error| error.kind())?.command {
+            Command::Run(args) => Ok(args),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn linux_with_everything() {
+        let args = parse(&[
+            "--kernel", "bzImage", "--initrd", "cpio", "--cmdline", "quiet init=/bin/sh",
+            "--memory", "512", "--trace",
+        ])
+        .expect("valid");
+        assert_eq!(args.kernel, Some("bzImage".into()));
+        assert_eq!(args.initrd, Some("cpio".into()));
+        assert_eq!(args.cmdline.as_deref(), Some("quiet init=/bin/sh"));
+        assert_eq!(args.memory, 512);
+        assert!(args.trace);
+    }
+
+    #[test]
+    fn raw_code_has_defaults() {
+        let args = parse(&["--flat", "code"]).expect("valid");
+        assert_eq!(args.load, GuestAddress(0x7c00));
+        assert_eq!(args.entry, None);
+        assert_eq!(args.mode, FlatMode::Real);
+        assert_eq!(args.memory, 256);
+    }
+
+    #[test]
+    fn raw_code_with_everything() {
+        let args = parse(&[
+            "--flat", "code", "--load", "0x100000", "--entry", "0x100010", "--mode", "long",
+        ])
+        .expect("valid");
+        assert_eq!(args.load, GuestAddress(0x10_0000));
+        assert_eq!(args.entry, Some(GuestAddress(0x10_0010)));
+        assert_eq!(args.mode, FlatMode::Long);
+    }
+
+    #[test]
+    fn exactly_one_kind_of_guest() {
+        assert_eq!(parse(&[]).err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(
+            parse(&["--kernel", "a", "--flat", "b"]).err(),
+            Some(ErrorKind::ArgumentConflict)
+        );
+    }
+
+    #[test]
+    fn options_belong_to_their_kind_of_guest() {
+        for stray in [
+            ["--kernel", "a", "--mode", "long"],
+            ["--kernel", "a", "--load", "0x1000"],
+            ["--flat", "a", "--initrd", "b"],
+            ["--flat", "a", "--cmdline", "b"],
+        ] {
+            assert!(parse(&stray).is_err(), "{stray:?} was taken");
+        }
+    }
+
+    #[test]
+    fn memory_has_limits() {
+        assert_eq!(parse(&["--kernel", "a", "--memory", "0"]).err(), Some(ErrorKind::ValueValidation));
+        assert_eq!(
+            parse(&["--kernel", "a", "--memory", "1048577"]).err(),
+            Some(ErrorKind::ValueValidation)
+        );
+    }
+}
