@@ -14,5 +14,9 @@
 extern crate std;
 
 pub mod addr;
+pub mod controls;
+pub mod ept;
+pub mod exit;
 pub mod pic;
 pub mod pit;
+pub mod vmcs;
