@@ -14,9 +14,11 @@
 extern crate std;
 
 pub mod addr;
+pub mod control_regs;
 pub mod controls;
 pub mod ept;
 pub mod exit;
+pub mod paging;
 pub mod pic;
 pub mod pit;
 pub mod vmcs;
