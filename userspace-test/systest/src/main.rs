@@ -1,2 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
-fn main() {}
+//! System tests of `/dev/kvm`, whichever module is behind it.
+//!
+//! `systest` runs them all, `systest FILTER...` those whose names contain one of the words,
+//! `systest --list` names them, `--times` adds what each took. Runs as root.
+
+mod expect;
+mod guest;
+mod harness;
+mod memory;
+mod request;
+mod sys;
+mod tests;
+mod vcpu;
+mod vm;
+
+use std::process::exit;
+
+fn main() {
+    let (options, filters): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|argument| argument.starts_with("--"));
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
+    let chosen: Vec<_> = tests::all()
+        .into_iter()
+        .filter(|t| wanted(t.name))
+        .collect();
+    let mut show_times = false;
+    for option in &options {
+        match option.as_str() {
+            "--list" => {
+                chosen.iter().for_each(|test| println!("{}", test.name));
+                exit(0);
+            }
+            "--times" => show_times = true,
+            _ => {
+                eprintln!("usage: systest [--list] [--times] [FILTER...]");
+                exit(2);
+            }
+        }
+    }
+    exit(harness::run_suite(&chosen, show_times));
+}

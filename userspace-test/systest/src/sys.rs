@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The system calls that the tests need, as safe functions. Those that cannot fail on a working
+//! system end the test when they do.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::harness::own;
+
+/// An error number as the kernel returned it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// The error of the last system call of this thread.
+    pub fn last() -> Self {
+        Self(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            libc::EPERM => "EPERM",
+            libc::ENOENT => "ENOENT",
+            libc::EINTR => "EINTR",
+            libc::EIO => "EIO",
+            libc::ENXIO => "ENXIO",
+            libc::E2BIG => "E2BIG",
+            libc::EBADF => "EBADF",
+            libc::EAGAIN => "EAGAIN",
+            libc::ENOMEM => "ENOMEM",
+            libc::EFAULT => "EFAULT",
+            libc::EBUSY => "EBUSY",
+            libc::EEXIST => "EEXIST",
+            libc::ENODEV => "ENODEV",
+            libc::EINVAL => "EINVAL",
+            libc::ENOTTY => "ENOTTY",
+            libc::ENOSPC => "ENOSPC",
+            libc::EOPNOTSUPP => "EOPNOTSUPP",
+            other => return write!(f, "errno {other}"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// Turns a system call's return value into a result.
+pub fn result(value: i64) -> Result<i64, Errno> {
+    if value < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(value)
+    }
+}
+
+#[track_caller]
+fn must(what: &str, value: i64) -> i64 {
+    match result(value) {
+        Ok(value) => value,
+        Err(errno) => panic!("{what}: expected success, got {errno:?}"),
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+}
+
+/// Ends this process without running anything that the parent registered.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit takes any status and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Forks; `None` in the child. Called while the process has one thread, or by tests whose child
+/// only makes system calls.
+pub fn fork() -> Option<libc::pid_t> {
+    // SAFETY: see above; the child shares no Rust state with other threads of the parent.
+    let pid = must("fork", unsafe { libc::fork() }.into());
+    (pid != 0).then_some(pid as libc::pid_t)
+}
+
+/// Puts this process at the head of a process group of its own.
+pub fn become_group_leader() {
+    // SAFETY: setpgid has no memory arguments.
+    unsafe { libc::setpgid(0, 0) };
+}
+
+/// Kills the process group of `leader`, if there is one.
+pub fn kill_group(leader: libc::pid_t) {
+    // SAFETY: kill has no memory arguments; `leader` is a child that has not been reaped or whose
+    // group can only hold its own descendants.
+    unsafe { libc::kill(-leader, libc::SIGKILL) };
+}
+
+/// Sends `signal` to a process.
+pub fn kill(pid: libc::pid_t, signal: i32) {
+    // SAFETY: kill has no memory arguments.
+    must("kill", unsafe { libc::kill(pid, signal) }.into());
+}
+
+/// Waits for the child `pid` and says how it ended.
+pub fn reap(pid: libc::pid_t) -> Ended {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    must(
+        "waitpid",
+        unsafe { libc::waitpid(pid, &mut status, 0) }.into(),
+    );
+    if libc::WIFSIGNALED(status) {
+        Ended::Signalled(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Runs `body` in a child process; the test fails if it fails there.
+#[track_caller]
+pub fn in_child(body: impl FnOnce() + std::panic::UnwindSafe) {
+    let pid = spawn(body);
+    match reap(pid) {
+        Ended::Exited(0) => {}
+        other => panic!("child process: expected exit status 0, got {other:?}"),
+    }
+}
+
+/// Starts `body` in a child process.
+pub fn spawn(body: impl FnOnce() + std::panic::UnwindSafe) -> libc::pid_t {
+    match fork() {
+        None => crate::harness::finish_child(body),
+        Some(pid) => pid,
+    }
+}
+
+/// A descriptor that becomes readable when `pid` has ended.
+pub fn pidfd_open(pid: libc::pid_t) -> OwnedFd {
+    // SAFETY: pidfd_open has no memory arguments.
+    own(must("pidfd_open", unsafe {
+        libc::syscall(libc::SYS_pidfd_open, pid, 0)
+    }) as RawFd)
+}
+
+/// Waits until `fd` is readable or `limit` has passed; says whether it is.
+pub fn wait_readable(fd: RawFd, limit: Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd that outlives the call.
+    unsafe { libc::poll(&mut poll, 1, limit.as_millis() as i32) == 1 }
+}
+
+/// A pipe: what is written to the second comes out of the first.
+pub fn pipe() -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    // SAFETY: room for the two descriptors.
+    must(
+        "pipe2",
+        unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }.into(),
+    );
+    (own(fds[0]), own(fds[1]))
+}
+
+/// Writes all of `data`, ignoring errors: there is nobody left to tell.
+pub fn write_all(fd: RawFd, data: &[u8]) {
+    // SAFETY: the kernel reads `data.len()` bytes at `data`.
+    unsafe { libc::write(fd, data.as_ptr().cast(), data.len()) };
+}
+
+/// Makes reads of `fd` return at once.
+pub fn set_nonblocking(fd: RawFd) {
+    // SAFETY: fcntl with an integer argument.
+    must(
+        "fcntl",
+        unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) }.into(),
+    );
+}
+
+/// Opens `path`.
+pub fn open(path: &str, flags: i32) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path).expect("a path without a zero byte");
+    // SAFETY: a zero-terminated path that outlives the call.
+    result(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) }.into())
+        .map(|fd| own(fd as RawFd))
+}
+
+/// Another descriptor of the same open file.
+pub fn dup(fd: &impl AsRawFd) -> OwnedFd {
+    // SAFETY: fcntl with an integer argument.
+    own(must(
+        "dup",
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) }.into(),
+    ) as RawFd)
+}
+
+/// Calls `ioctl` with a plain number, an address or nothing as its argument.
+///
+/// # Safety
+///
+/// Where the request reads or writes memory, `argument` is an address at which the calling code
+/// owns as much memory as the request may touch, or one at which nothing is mapped.
+pub unsafe fn ioctl(fd: RawFd, request: u64, argument: u64) -> Result<i32, Errno> {
+    // SAFETY: the caller's promise.
+    result(unsafe { libc::ioctl(fd, request as _, argument) }.into()).map(|v| v as i32)
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tests, an area a module.
+
+use crate::harness::Test;
+
+mod exits;
+mod io;
+mod system;
+
+/// The tests of a module, named `area/function`, with a time limit in seconds where one is given.
+macro_rules! tests {
+    ($area:literal: $($name:ident $(($limit:literal))?),+ $(,)?) => {
+        pub const TESTS: &[$crate::harness::Test] = &[
+            $($crate::harness::Test::new(concat!($area, "/", stringify!($name)), $name)
+                $(.limit($limit))?),+
+        ];
+    };
+}
+use tests;
+
+/// All tests, in the order they run: what others lean on comes first.
+pub fn all() -> Vec<Test> {
+    [system::TESTS, exits::TESTS, io::TESTS].concat()
+}
