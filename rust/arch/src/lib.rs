@@ -18,6 +18,7 @@ pub mod control_regs;
 pub mod controls;
 pub mod ept;
 pub mod exit;
+pub mod mmio;
 pub mod paging;
 pub mod pic;
 pub mod pit;
