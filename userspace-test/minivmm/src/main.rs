@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => machine::run(&args).map_err(Into::into),
         Command::Info(args) => info::run(args.json).map_err(Into::into),
-        Command::Demo => demo::run(),
+        Command::Demo(args) => demo::run(&args.names, args.output.json),
         Command::Bench(args) => match args.command {
             BenchCommand::Exits(args) => bench::run(args.json),
         },

@@ -26,9 +26,20 @@ pub enum Command {
     /// Show what VT-x and /dev/kvm on this machine can do
     Info(JsonArgs),
     /// Run small guests that show one concept of virtualisation each
-    Demo,
+    Demo(DemoArgs),
     /// Measure
     Bench(BenchArgs),
+}
+
+/// Arguments of `minivmm demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The demos to run, in this order; all of them unless said
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: JsonArgs,
 }
 
 /// Arguments of `minivmm bench`.
@@ -49,7 +60,7 @@ pub enum BenchCommand {
 /// How to print.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct JsonArgs {
-    /// Print JSON instead of a table
+    /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
 }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Rings of the guest, and the proof that the host takes no part in them.
+//!
+//! Between the guest's two markers lie a thousand traps from ring 3 to ring 0. The VMM counts the
+//! exits it gets in between, and the kernel those it handled by itself (`exits` of the vCPU's
+//! statistics), so that an exit that the VMM never hears of would show as well.
+
+use kvm_ioctls::Kvm;
+
+use super::report::Outcome;
+use super::statistics::Statistics;
+use crate::guests::rings::{CHECKS, NOTES, PER_ROUND, RINGS, ROUNDS};
+use crate::guests::{Ended, Error, Machine, NoDevices, Session};
+
+/// The demo.
+pub fn run(kvm: &Kvm) -> Result<Outcome, Error> {
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    machine.start_long_mode(&vcpu, &RINGS)?;
+    let statistics = Statistics::open(&vcpu);
+    let handled = || statistics.as_ref().and_then(|all| all.read("exits"));
+    let mut session = Session::new(&RINGS, &mut vcpu);
+
+    session.expect(Ended::Marked, &mut NoDevices)?;
+    let before = (session.exit_count(), handled());
+    session.expect(Ended::Marked, &mut NoDevices)?;
+    let after = (session.exit_count(), handled());
+    session.expect(Ended::Halted, &mut NoDevices)?;
+    session.expect(Ended::Done, &mut NoDevices)?;
+
+    let traps = u64::from(ROUNDS * PER_ROUND);
+    let mut outcome = Outcome::of(&session, CHECKS, NOTES);
+    // The second marker is itself an exit, in both counts.
+    let to_vmm = after.0 - before.0 - 1;
+    outcome.check(&format!("exits to the VMM during {traps} traps"), to_vmm, to_vmm == 0);
+    let what = format!("exits of any kind during {traps} traps (the host's own interrupts)");
+    match before.1.zip(after.1) {
+        Some((before, after)) => {
+            let exits = (after - before).saturating_sub(1);
+            outcome.check(&what, exits, exits < traps / 10);
+        }
+        None => outcome.note(&what, "not counted"),
+    }
+    outcome.check("HLT in ring 0 is an exit to the VMM", "KVM_EXIT_HLT", true);
+    Ok(outcome)
+}
