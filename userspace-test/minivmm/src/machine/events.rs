@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The thread that waits: for keys, for the timer, for signals, and for the guest's end.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::time::Duration;
+
+use super::shared::{Attention, Shared};
+use crate::terminal::{poll, Escape, RawMode, Signal, Signals};
+use crate::vcpu::Kick;
+
+/// How long to wait before looking again whether the guest has read what was sent to it.
+const FULL_RETRY: Duration = Duration::from_millis(20);
+/// How long the vCPU's thread gets to react to a kick before it is kicked again.
+const KICK_RETRY: Duration = Duration::from_millis(10);
+/// Bytes read from standard input at a time.
+const CHUNK: usize = 256;
+
+/// Why the wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The vCPU's thread has ended.
+    Guest,
+    /// Ctrl-A X.
+    Keys,
+    /// A signal; its number.
+    Signal(libc::c_int),
+}
+
+/// Waits for events and passes them on.
+pub struct Events<'a> {
+    shared: &'a Shared,
+    kick: &'a Kick,
+    signals: &'a mut Signals,
+    terminal: Option<&'a RawMode>,
+    input: Input,
+}
+
+/// Standard input, unbuffered.
+struct Input {
+    file: ManuallyDrop<File>,
+    at_end: bool,
+    escape: Escape,
+}
+
+impl Input {
+    fn new() -> Self {
+        // SAFETY: descriptor 0 is only borrowed: it is never closed through this file.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) });
+        Self { file, at_end: false, escape: Escape::default() }
+    }
+}
+
+impl<'a> Events<'a> {
+    /// Prepares to wait. `terminal` is there if standard input is one.
+    pub fn new(
+        shared: &'a Shared,
+        kick: &'a Kick,
+        signals: &'a mut Signals,
+        terminal: Option<&'a RawMode>,
+    ) -> Self {
+        Self { shared, kick, signals, terminal, input: Input::new() }
+    }
+
+    /// Passes events on until the guest, a person or a signal ends the machine. Whatever the
+    /// cause, the vCPU's thread has ended when this returns.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; the vCPU's thread has ended then as well.
+    pub fn pass_on(&mut self) -> io::Result<Cause> {
+        let cause = loop {
+            match self.pass_one_on() {
+                Ok(None) => {}
+                Ok(Some(cause)) => break Ok(cause),
+                Err(error) => break Err(error),
+            }
+        };
+        self.end_vcpu()?;
+        cause
+    }
+
+    fn pass_one_on(&mut self) -> io::Result<Option<Cause>> {
+        let (input, timeout) = self.input_to_watch();
+        let fds = [
+            Some(self.shared.ended().as_raw_fd()),
+            Some(self.signals.as_raw_fd()),
+            Some(self.shared.timer()),
+            input,
+        ];
+        let [ended, signal, timer, input] = poll::readable(fds, timeout)?;
+        if ended {
+            return Ok(Some(Cause::Guest));
+        }
+        if signal {
+            if let Some(cause) = self.take_signal()? {
+                return Ok(Some(cause));
+            }
+        }
+        if timer {
+            let mut state = self.shared.lock();
+            state.timer_expired()?;
+            self.tell_vcpu(state.attention, state.board.interrupt_pending());
+        }
+        if input && self.take_input()? {
+            return Ok(Some(Cause::Keys));
+        }
+        Ok(None)
+    }
+
+    /// Standard input, as long as there is more to come and room for it. A terminal is always
+    /// watched: whoever sits there must be able to end a guest that reads nothing.
+    fn input_to_watch(&self) -> (Option<RawFd>, Option<Duration>) {
+        if self.input.at_end {
+            (None, None)
+        } else if self.terminal.is_none() && self.shared.lock().board.typing_room() < CHUNK {
+            (None, Some(FULL_RETRY))
+        } else {
+            (Some(self.input.file.as_raw_fd()), None)
+        }
+    }
+
+    fn take_signal(&mut self) -> io::Result<Option<Cause>> {
+        match self.signals.next()? {
+            Some(Signal::End(number)) => Ok(Some(Cause::Signal(number))),
+            Some(Signal::Continued) => {
+                if let Some(terminal) = self.terminal {
+                    terminal.again()?;
+                }
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Sends what was typed to the guest; says whether it was the order to end.
+    fn take_input(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; CHUNK];
+        let count = match self.input.file.read(&mut buffer) {
+            Ok(count) => count,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) =>
+            {
+                return Ok(false)
+            }
+            // No longer readable (a terminal that hung up, a descriptor that was closed): no
+            // different from its end.
+            Err(_) => 0,
+        };
+        if count == 0 {
+            self.input.at_end = true;
+            return Ok(false);
+        }
+        let typed = self.input.escape.take(&buffer[..count]);
+        let mut state = self.shared.lock();
+        state.board.type_in(&typed.bytes);
+        self.tell_vcpu(state.attention, state.board.interrupt_pending());
+        Ok(typed.end)
+    }
+
+    /// Tells the vCPU's thread that an interrupt is pending, in the way it waits for.
+    fn tell_vcpu(&self, attention: Attention, pending: bool) {
+        match attention {
+            _ if !pending => {}
+            Attention::None => self.kick.kick(),
+            Attention::Window => {}
+            Attention::Halted => self.shared.wake(),
+        }
+    }
+
+    /// Makes the vCPU's thread end. It may be anywhere, also in a write to a reader that does not
+    /// read, so it is kicked until it has.
+    fn end_vcpu(&self) -> io::Result<()> {
+        self.shared.finish();
+        let ended = [Some(self.shared.ended().as_raw_fd())];
+        while !poll::readable(ended, Some(KICK_RETRY))?[0] {
+            self.kick.kick();
+            self.shared.wake();
+        }
+        Ok(())
+    }
+}
