@@ -50,19 +50,40 @@ mod tests {
     #[test]
     fn the_median_of_measuring_is_taken_off() {
         let cost = Cost::of(&[130, 1000, 110, 120, 140], &[10, 500, 10]);
-        assert_eq!(cost, Cost { median: 120, min: 100, max: 990 });
+        assert_eq!(
+            cost,
+            Cost {
+                median: 120,
+                min: 100,
+                max: 990
+            }
+        );
     }
 
     #[test]
     fn an_outlier_moves_the_maximum_alone() {
         let mut samples = vec![100; 99];
         samples.push(1_000_000);
-        assert_eq!(Cost::of(&samples, &[0]), Cost { median: 100, min: 100, max: 1_000_000 });
+        assert_eq!(
+            Cost::of(&samples, &[0]),
+            Cost {
+                median: 100,
+                min: 100,
+                max: 1_000_000
+            }
+        );
     }
 
     #[test]
     fn nothing_costs_less_than_nothing() {
-        assert_eq!(Cost::of(&[5], &[7]), Cost { median: 0, min: 0, max: 0 });
+        assert_eq!(
+            Cost::of(&[5], &[7]),
+            Cost {
+                median: 0,
+                min: 0,
+                max: 0
+            }
+        );
     }
 
     #[test]

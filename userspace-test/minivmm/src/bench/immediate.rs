@@ -26,9 +26,11 @@ pub fn measure(kvm: &Kvm) -> Result<Cost, Error> {
     let full = sample(|| match vcpu.run() {
         Err(e) if e.errno() == libc::EINTR => Ok(()),
         Err(e) => Err(Error::Ioctl("KVM_RUN", e)),
-        Ok(exit) => {
-            Err(Error::Exit { guest: REAL_MODE.name, exit: format!("{exit:?}"), rip: 0 })
-        }
+        Ok(exit) => Err(Error::Exit {
+            guest: REAL_MODE.name,
+            exit: format!("{exit:?}"),
+            rip: 0,
+        }),
     })?;
     Ok(Cost::of(&full, &empty))
 }

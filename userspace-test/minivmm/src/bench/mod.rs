@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use kvm_ioctls::Kvm;
+use serde::Serialize;
 
 use crate::guests::{affinity, probe, Error};
 use cost::Cost;
@@ -24,7 +25,20 @@ const WARM_UP: usize = 64;
 const ROUNDS: usize = 2048;
 
 /// What the exit without a guest is called.
-const IMMEDIATE: (&str, &str) = ("run_immediate", "KVM_RUN with immediate_exit, no guest code");
+const IMMEDIATE: (&str, &str) = (
+    "run_immediate",
+    "KVM_RUN with immediate_exit, no guest code",
+);
+
+/// One exit as a line of JSON, its fields in the order they are printed.
+#[derive(Serialize)]
+struct Record<'a> {
+    exit: &'a str,
+    median: u64,
+    min: u64,
+    max: u64,
+    unit: &'a str,
+}
 
 /// Measures each kind of exit; prints a table, or with `json` a line of JSON an exit.
 ///
@@ -39,16 +53,23 @@ pub fn run(json: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let kvm = Kvm::new().map_err(Error::OpenKvm)?;
     let mut out = io::stdout().lock();
     if !json {
-        writeln!(out, "TSC ticks an exit and the way back, {ROUNDS} rounds of each\n")?;
+        writeln!(
+            out,
+            "TSC ticks an exit and the way back, {ROUNDS} rounds of each\n"
+        )?;
         writeln!(out, "{:<14}{:>9}{:>9}{:>9}", "exit", "median", "min", "max")?;
     }
     let mut print = |exit, meaning, cost: Cost| {
         let Cost { median, min, max } = cost;
         if json {
-            let line = serde_json::json!({
-                "exit": exit, "median": median, "min": min, "max": max, "unit": "tsc",
-            });
-            writeln!(out, "{line}")
+            let record = Record {
+                exit,
+                median,
+                min,
+                max,
+                unit: "tsc",
+            };
+            writeln!(out, "{}", serde_json::to_string(&record)?)
         } else {
             writeln!(out, "{exit:<14}{median:>9}{min:>9}{max:>9}  {meaning}")
         }
@@ -66,11 +87,37 @@ mod tests {
 
     #[test]
     fn exits_have_the_names_that_other_programs_look_for() {
-        let names: Vec<_> = probe::ALL.iter().map(|probe| probe.exit).chain([IMMEDIATE.0]).collect();
+        let names: Vec<_> = probe::ALL
+            .iter()
+            .map(|probe| probe.exit)
+            .chain([IMMEDIATE.0])
+            .collect();
         let expected = [
-            "cpuid", "hlt", "vmcall", "rdmsr", "wrmsr", "pio_user", "mmio_user", "ept_fault",
+            "cpuid",
+            "hlt",
+            "vmcall",
+            "rdmsr",
+            "wrmsr",
+            "pio_user",
+            "mmio_user",
+            "ept_fault",
             "run_immediate",
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_record_reads_as_documented() {
+        let record = Record {
+            exit: "hlt",
+            median: 2,
+            min: 1,
+            max: 3,
+            unit: "tsc",
+        };
+        assert_eq!(
+            serde_json::to_string(&record).unwrap(),
+            r#"{"exit":"hlt","median":2,"min":1,"max":3,"unit":"tsc"}"#
+        );
     }
 }

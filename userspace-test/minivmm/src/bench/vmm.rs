@@ -38,11 +38,14 @@ pub fn measure(kvm: &Kvm, probe: &Probe) -> Result<Cost, Error> {
     };
     let mut vcpu = machine.vcpu(0)?;
     machine.start_long_mode(&vcpu, probe.guest)?;
-    let mut regs = vcpu.get_regs().map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
+    let mut regs = vcpu
+        .get_regs()
+        .map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
     regs.rdi = SAMPLES;
     regs.rsi = COUNT as u64;
     regs.r12 = address;
-    vcpu.set_regs(&regs).map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
+    vcpu.set_regs(&regs)
+        .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
 
     serve(&mut vcpu, probe)?;
 
@@ -50,7 +53,11 @@ pub fn measure(kvm: &Kvm, probe: &Probe) -> Result<Cost, Error> {
     machine.read(SAMPLES, &mut bytes)?;
     let samples: Vec<u64> = bytes
         .chunks_exact(size_of::<u64>())
-        .map(|word| word.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+        .map(|word| {
+            word.iter()
+                .rev()
+                .fold(0, |value, &byte| value << 8 | u64::from(byte))
+        })
         .collect();
     let (empty, full) = samples.split_at(COUNT);
     Ok(Cost::of(&full[WARM_UP..], &empty[WARM_UP..]))
@@ -66,7 +73,11 @@ fn serve(vcpu: &mut VcpuFd, probe: &Probe) -> Result<(), Error> {
             Ok(other) => {
                 let exit = format!("{other:?}");
                 let rip = vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default();
-                return Err(Error::Exit { guest: probe.guest.name, exit, rip });
+                return Err(Error::Exit {
+                    guest: probe.guest.name,
+                    exit,
+                    rip,
+                });
             }
             Err(e) if e.errno() == libc::EINTR => {}
             Err(e) => return Err(Error::Ioctl("KVM_RUN", e)),

@@ -90,6 +90,16 @@ mod tests {
     }
 
     #[test]
+    fn demo_takes_names_and_json() {
+        let cli = Cli::try_parse_from(["minivmm", "demo", "pae", "--json", "mmio"]).expect("valid");
+        let Command::Demo(args) = cli.command else {
+            panic!("parsed as another command");
+        };
+        assert_eq!(args.names, ["pae", "mmio"]);
+        assert!(args.output.json);
+    }
+
+    #[test]
     fn a_command_is_needed() {
         assert_eq!(
             refused(&["minivmm"]),

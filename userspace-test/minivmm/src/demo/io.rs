@@ -7,14 +7,18 @@ use std::collections::VecDeque;
 use kvm_ioctls::Kvm;
 
 use super::report::Outcome;
-use crate::guests::{mmio, port_io, Devices, Ended, Error, Guest, Machine, Session};
+use crate::guests::{mmio, port_io, Devices, Ended, Error, Guest, Machine, Session, Subject};
 
 /// Devices on ports.
 pub fn port_io(kvm: &Kvm) -> Result<Outcome, Error> {
     let mut devices = Ports::default();
     let mut outcome = drive(kvm, &port_io::PORT_IO, port_io::CHECKS, &mut devices)?;
     let text = String::from_utf8_lossy(&devices.received).into_owned();
-    outcome.check("the text that arrived at the device", format!("{text:?}"), text == port_io::MESSAGE);
+    outcome.check(
+        "the text that arrived at the device",
+        format!("{text:?}"),
+        text == port_io::MESSAGE,
+    );
     Ok(outcome)
 }
 
@@ -24,14 +28,18 @@ pub fn mmio(kvm: &Kvm) -> Result<Outcome, Error> {
     let mut outcome = drive(kvm, &mmio::MMIO, mmio::CHECKS, &mut device)?;
     let widths = format!("{:?}", device.widths);
     let right = device.widths == [1, 2, 4, 8];
-    outcome.check("widths in bytes of the stores that arrived at the device", widths, right);
+    outcome.check(
+        "widths in bytes of the stores that arrived at the device",
+        widths,
+        right,
+    );
     Ok(outcome)
 }
 
 fn drive(
     kvm: &Kvm,
     guest: &'static Guest,
-    checks: &[&str],
+    checks: &[Subject],
     devices: &mut dyn Devices,
 ) -> Result<Outcome, Error> {
     let machine = Machine::new(kvm)?;

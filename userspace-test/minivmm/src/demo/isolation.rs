@@ -41,7 +41,11 @@ pub fn run(kvm: &Kvm) -> Result<Outcome, Error> {
     let right = [a.word, b.word].map(|word| word >> 32) == PATTERNS.map(|word| word >> 32);
     outcome.check(&what, seen, right);
     let distance = format!("{} KiB", a.host.abs_diff(b.host) >> 10);
-    outcome.check("the two lie apart in the VMM's own memory", distance, a.host != b.host);
+    outcome.check(
+        "the two lie apart in the VMM's own memory",
+        distance,
+        a.host != b.host,
+    );
     Ok(outcome)
 }
 
@@ -58,9 +62,12 @@ fn live(kvm: &Kvm, pattern: u64, other: Partner) -> Result<Remains, Error> {
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
     machine.start_long_mode(&vcpu, &ISOLATION)?;
-    let mut regs = vcpu.get_regs().map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
+    let mut regs = vcpu
+        .get_regs()
+        .map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
     regs.rdx = pattern;
-    vcpu.set_regs(&regs).map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
+    vcpu.set_regs(&regs)
+        .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
 
     let mut session = Session::new(&ISOLATION, &mut vcpu);
     while session.run(&mut NoDevices)? == Ended::Turn {

@@ -60,7 +60,8 @@ static DEMOS: [Demo; 11] = [
     },
     Demo {
         name: "rings",
-        concept: "rings in non-root operation: ring 3 traps to the guest's own ring 0, with no exit",
+        concept:
+            "rings in non-root operation: ring 3 traps to the guest's own ring 0, with no exit",
         run: rings::run,
     },
     Demo {
@@ -105,7 +106,11 @@ pub fn run(names: &[String], json: bool) -> Result<ExitCode, Box<dyn std::error:
         let outcome = (demo.run)(&kvm).unwrap_or_else(|error| Outcome::broken(&error));
         report.end(&outcome)?;
     }
-    Ok(if report.finish()? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.finish()? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn choose(names: &[String]) -> Result<Vec<&'static Demo>, Error> {
@@ -135,7 +140,11 @@ mod tests {
     #[test]
     fn demos_come_in_the_order_asked_for() {
         let names = ["mmio", "pae"].map(String::from);
-        let chosen: Vec<_> = choose(&names).unwrap().iter().map(|demo| demo.name).collect();
+        let chosen: Vec<_> = choose(&names)
+            .unwrap()
+            .iter()
+            .map(|demo| demo.name)
+            .collect();
         assert_eq!(chosen, ["mmio", "pae"]);
     }
 
@@ -145,6 +154,9 @@ mod tests {
             panic!("wings was found");
         };
         let message = error.to_string();
-        assert!(message.contains("\"wings\"") && message.contains("rings hypercall"), "{message}");
+        assert!(
+            message.contains("\"wings\"") && message.contains("rings hypercall"),
+            "{message}"
+        );
     }
 }

@@ -10,17 +10,25 @@ use kvm_ioctls::Kvm;
 use super::report::Outcome;
 use crate::guests::{
     long_mode, pae, paging32, protected_mode, real_mode, Ended, Error, Guest, Machine, NoDevices,
-    Session,
+    Session, Subject,
 };
 
 /// Real mode.
 pub fn real_mode(kvm: &Kvm) -> Result<Outcome, Error> {
-    boot(&Machine::new(kvm)?, &real_mode::REAL_MODE, real_mode::CHECKS)
+    boot(
+        &Machine::new(kvm)?,
+        &real_mode::REAL_MODE,
+        real_mode::CHECKS,
+    )
 }
 
 /// Protected mode.
 pub fn protected_mode(kvm: &Kvm) -> Result<Outcome, Error> {
-    boot(&Machine::new(kvm)?, &protected_mode::PROTECTED_MODE, protected_mode::CHECKS)
+    boot(
+        &Machine::new(kvm)?,
+        &protected_mode::PROTECTED_MODE,
+        protected_mode::CHECKS,
+    )
 }
 
 /// 32-bit paging.
@@ -47,11 +55,15 @@ pub fn pae(kvm: &Kvm) -> Result<Outcome, Error> {
 
 /// Long mode.
 pub fn long_mode(kvm: &Kvm) -> Result<Outcome, Error> {
-    boot(&Machine::new(kvm)?, &long_mode::LONG_MODE, long_mode::CHECKS)
+    boot(
+        &Machine::new(kvm)?,
+        &long_mode::LONG_MODE,
+        long_mode::CHECKS,
+    )
 }
 
 /// Runs `guest` from real mode to its end.
-fn boot(machine: &Machine, guest: &'static Guest, checks: &[&str]) -> Result<Outcome, Error> {
+fn boot(machine: &Machine, guest: &'static Guest, checks: &[Subject]) -> Result<Outcome, Error> {
     let mut vcpu = machine.vcpu(0)?;
     machine.start_real_mode(&vcpu, guest)?;
     let mut session = Session::new(guest, &mut vcpu);

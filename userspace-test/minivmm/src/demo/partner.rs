@@ -16,7 +16,16 @@ pub struct Partner {
 pub fn pair() -> [Partner; 2] {
     let (here, from_here) = channel();
     let (there, from_there) = channel();
-    [Partner { here, there: from_there }, Partner { here: there, there: from_here }]
+    [
+        Partner {
+            here,
+            there: from_there,
+        },
+        Partner {
+            here: there,
+            there: from_here,
+        },
+    ]
 }
 
 impl Partner {

@@ -34,7 +34,9 @@ impl Statistics {
             return None;
         }
         // SAFETY: The kernel has just made this descriptor for us, nobody else owns it.
-        Some(Self { file: unsafe { File::from_raw_fd(fd) } })
+        Some(Self {
+            file: unsafe { File::from_raw_fd(fd) },
+        })
     }
 
     /// The present value of the counter `name`, if there is one.
@@ -44,11 +46,15 @@ impl Statistics {
         let [name_size, count, descriptors, data] = [4, 8, 16, 20].map(|at| word(&header, at));
         let size = DESCRIPTOR + name_size as usize;
         let mut table = vec![0; size * count as usize];
-        self.file.read_exact_at(&mut table, u64::from(descriptors)).ok()?;
+        self.file
+            .read_exact_at(&mut table, u64::from(descriptors))
+            .ok()?;
 
         let offset = offset_of(&table, size, name)?;
         let mut value = [0; 8];
-        self.file.read_exact_at(&mut value, u64::from(data) + u64::from(offset)).ok()?;
+        self.file
+            .read_exact_at(&mut value, u64::from(data) + u64::from(offset))
+            .ok()?;
         Some(u64::from_le_bytes(value))
     }
 }
@@ -59,7 +65,10 @@ fn offset_of(table: &[u8], size: usize, name: &str) -> Option<u32> {
         .chunks_exact(size)
         .find(|descriptor| {
             let field = &descriptor[DESCRIPTOR..];
-            let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+            let end = field
+                .iter()
+                .position(|&byte| byte == 0)
+                .unwrap_or(field.len());
             &field[..end] == name.as_bytes()
         })
         .map(|descriptor| word(descriptor, 8))

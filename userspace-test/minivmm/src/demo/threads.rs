@@ -18,9 +18,12 @@ pub fn run(kvm: &Kvm) -> Result<Outcome, Error> {
     for number in 0..2 {
         let vcpu = machine.vcpu(number)?;
         machine.start_long_mode(&vcpu, &THREADS)?;
-        let mut regs = vcpu.get_regs().map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
+        let mut regs = vcpu
+            .get_regs()
+            .map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
         regs.rdx = number;
-        vcpu.set_regs(&regs).map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
+        vcpu.set_regs(&regs)
+            .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
         vcpus.push(vcpu);
     }
 
@@ -30,7 +33,10 @@ pub fn run(kvm: &Kvm) -> Result<Outcome, Error> {
             .zip(pair())
             .map(|(vcpu, other)| scope.spawn(move || live(vcpu, other)))
             .collect();
-        threads.into_iter().map(|t| t.join().unwrap_or(Err(Error::Partner))).collect()
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or(Err(Error::Partner)))
+            .collect()
     });
 
     let mut outcome = Outcome::default();
@@ -40,7 +46,11 @@ pub fn run(kvm: &Kvm) -> Result<Outcome, Error> {
     let mut bytes = [0; 4];
     machine.read(COUNTER, &mut bytes)?;
     let counted = u32::from_le_bytes(bytes);
-    outcome.check("the counter in the memory they share", counted, counted == 2 * INCREMENTS);
+    outcome.check(
+        "the counter in the memory they share",
+        counted,
+        counted == 2 * INCREMENTS,
+    );
     Ok(outcome)
 }
 
@@ -57,6 +67,9 @@ fn live(mut vcpu: VcpuFd, other: Partner) -> Result<Outcome, Error> {
         }
     }
     let mut outcome = Outcome::of(&session, CHECKS, &[]);
-    outcome.note(&format!("moves of its thread between {} CPUs of the host", cpus.len()), moves);
+    outcome.note(
+        &format!("moves of its thread (CPUs in the host: {})", cpus.len()),
+        moves,
+    );
     Ok(outcome)
 }

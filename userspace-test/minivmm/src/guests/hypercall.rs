@@ -6,18 +6,18 @@
 //! real CPU has, and calls with VMCALL: the number in RAX, arguments in RBX, RCX, RDX and RSI, the
 //! answer in RAX (Documentation/virt/kvm/x86/hypercalls.rst).
 
-use super::guest;
+use super::{bits, guest, Subject};
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "CPUID says that a hypervisor is there (leaf 1, ECX bit 31)",
-    "CPUID leaf 40000000h: \"KVMK\"",
-    "\"VMKV\"",
-    "\"M\"",
-    "VMCALL with KVM_HC_VAPIC_POLL_IRQ answers",
-    "VMCALL with a number nobody has answers -KVM_ENOSYS",
-    "sign-extended to 64 bits, upper half",
-    "the other registers of the call are untouched",
+pub const CHECKS: &[Subject] = &[
+    bits("CPUID says that a hypervisor is there (leaf 1, ECX bit 31)"),
+    bits("CPUID leaf 40000000h: \"KVMK\""),
+    bits("\"VMKV\""),
+    bits("\"M\""),
+    bits("VMCALL with KVM_HC_VAPIC_POLL_IRQ answers"),
+    bits("VMCALL with a number nobody has answers -KVM_ENOSYS"),
+    bits("sign-extended to 64 bits, upper half"),
+    bits("the other registers of the call are untouched"),
 ];
 
 guest! {

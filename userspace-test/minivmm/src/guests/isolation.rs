@@ -6,7 +6,7 @@
 //! This guest fills a region with a pattern that only it uses, waits until the other has done the
 //! same, and looks whether its own is still there, many times over.
 
-use super::guest;
+use super::{guest, number, Subject};
 
 /// First guest-physical address of the region, the same in both VMs.
 pub const REGION: u64 = 0x10_0000;
@@ -16,9 +16,9 @@ pub const REGION_SIZE: u64 = 0x1_0000;
 pub const PASSES: u32 = 64;
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "times the region was filled and looked at",
-    "64-bit words that were not this VM's own",
+pub const CHECKS: &[Subject] = &[
+    number("times the region was filled and looked at"),
+    number("64-bit words that were not this VM's own"),
 ];
 
 guest! {

@@ -6,17 +6,17 @@
 //! paging, at which moment the CPU itself sets EFER.LMA. Under VT-x the VMM has a part in that
 //! moment: "IA-32e mode guest" is a VM-entry control, and must agree with the guest's EFER.
 
-use super::guest;
+use super::{bits, guest, number, Subject};
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "EFER.LME, long mode enable, was set by the guest",
-    "EFER.LMA, long mode active, was set by the CPU with paging",
-    "registers have 64 bits: upper half of R15",
-    "an address relative to RIP finds its data",
-    "ffff800000030000 and 30000 are one frame through four levels",
-    "a non-canonical address raises #GP, error code",
-    "vector frame is 64-bit: SS and RSP are pushed without a change of ring",
+pub const CHECKS: &[Subject] = &[
+    bits("EFER.LME, long mode enable, was set by the guest"),
+    bits("EFER.LMA, long mode active, was set by the CPU with paging"),
+    bits("registers have 64 bits: upper half of R15"),
+    bits("an address relative to RIP finds its data"),
+    bits("ffff800000030000 and 30000 are one frame through four levels"),
+    bits("a non-canonical address raises #GP, error code"),
+    number("vector frame is 64-bit: SS and RSP are pushed without a change of ring"),
 ];
 
 guest! {

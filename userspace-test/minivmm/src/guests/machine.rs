@@ -6,9 +6,7 @@ use kvm_bindings::{
     kvm_dtable, kvm_segment, kvm_userspace_memory_region, CpuId, KVM_MAX_CPUID_ENTRIES,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap,
-};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap};
 
 use super::session::{Ended, Place};
 use super::{Guest, LOAD_ADDRESS};
@@ -90,7 +88,9 @@ impl Machine {
     /// As mmap and KVM_CREATE_VM, KVM_GET_SUPPORTED_CPUID and KVM_SET_USER_MEMORY_REGION give them.
     pub fn new(kvm: &Kvm) -> Result<Self, Error> {
         let mut machine = Self {
-            vm: kvm.create_vm().map_err(|e| Error::Ioctl("KVM_CREATE_VM", e))?,
+            vm: kvm
+                .create_vm()
+                .map_err(|e| Error::Ioctl("KVM_CREATE_VM", e))?,
             memory: GuestMemoryMmap::new(),
             cpuid: kvm
                 .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -137,8 +137,12 @@ impl Machine {
     ///
     /// As KVM_CREATE_VCPU and KVM_SET_CPUID2 give them.
     pub fn vcpu(&self, id: u64) -> Result<VcpuFd, Error> {
-        let vcpu = self.vm.create_vcpu(id).map_err(|e| Error::Ioctl("KVM_CREATE_VCPU", e))?;
-        vcpu.set_cpuid2(&self.cpuid).map_err(|e| Error::Ioctl("KVM_SET_CPUID2", e))?;
+        let vcpu = self
+            .vm
+            .create_vcpu(id)
+            .map_err(|e| Error::Ioctl("KVM_CREATE_VCPU", e))?;
+        vcpu.set_cpuid2(&self.cpuid)
+            .map_err(|e| Error::Ioctl("KVM_SET_CPUID2", e))?;
         Ok(vcpu)
     }
 
@@ -159,7 +163,9 @@ impl Machine {
     ///
     /// [`Error::Memory`] where there is none.
     pub fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        self.memory.read_slice(bytes, GuestAddress(gpa)).map_err(|e| Error::Memory(e.to_string()))
+        self.memory
+            .read_slice(bytes, GuestAddress(gpa))
+            .map_err(|e| Error::Memory(e.to_string()))
     }
 
     /// Where guest-physical `gpa` lies in this process.
@@ -184,10 +190,13 @@ impl Machine {
     /// [`Error::Ioctl`] or [`Error::Memory`].
     pub fn start_real_mode(&self, vcpu: &VcpuFd, guest: &Guest) -> Result<(), Error> {
         self.write(LOAD_ADDRESS, guest.image())?;
-        let mut sregs = vcpu.get_sregs().map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))?;
+        let mut sregs = vcpu
+            .get_sregs()
+            .map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))?;
         sregs.cs.selector = 0;
         sregs.cs.base = 0;
-        vcpu.set_sregs(&sregs).map_err(|e| Error::Ioctl("KVM_SET_SREGS", e))?;
+        vcpu.set_sregs(&sregs)
+            .map_err(|e| Error::Ioctl("KVM_SET_SREGS", e))?;
         enter_at_load_address(vcpu)
     }
 
@@ -211,7 +220,9 @@ impl Machine {
             self.write(GDT + 8 * index as u64, &descriptor.to_le_bytes())?;
         }
 
-        let mut sregs = vcpu.get_sregs().map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))?;
+        let mut sregs = vcpu
+            .get_sregs()
+            .map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))?;
         let flat = kvm_segment {
             limit: u32::MAX,
             present: 1,
@@ -232,12 +243,17 @@ impl Machine {
         sregs.cs = code;
         (sregs.ds, sregs.es, sregs.ss) = (flat, flat, flat);
         (sregs.fs, sregs.gs) = (flat, flat);
-        sregs.gdt = kvm_dtable { base: GDT, limit: 3 * 8 - 1, ..Default::default() };
+        sregs.gdt = kvm_dtable {
+            base: GDT,
+            limit: 3 * 8 - 1,
+            ..Default::default()
+        };
         sregs.cr3 = LONG_MODE_TABLES;
         sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
         sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG;
         sregs.efer = EFER_LME | EFER_LMA;
-        vcpu.set_sregs(&sregs).map_err(|e| Error::Ioctl("KVM_SET_SREGS", e))?;
+        vcpu.set_sregs(&sregs)
+            .map_err(|e| Error::Ioctl("KVM_SET_SREGS", e))?;
         enter_at_load_address(vcpu)
     }
 }
@@ -254,11 +270,14 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 fn enter_at_load_address(vcpu: &VcpuFd) -> Result<(), Error> {
-    let mut regs = vcpu.get_regs().map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
+    let mut regs = vcpu
+        .get_regs()
+        .map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
     regs.rip = LOAD_ADDRESS;
     regs.rsp = LOAD_ADDRESS;
     regs.rflags = 2; // bit 1 is always set
-    vcpu.set_regs(&regs).map_err(|e| Error::Ioctl("KVM_SET_REGS", e))
+    vcpu.set_regs(&regs)
+        .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))
 }
 
 /// The entries of page tables at [`LONG_MODE_TABLES`] that map the lowest 4 GiB to themselves with
@@ -269,10 +288,18 @@ fn identity_tables() -> impl Iterator<Item = (u64, u64)> {
     let pointers = LONG_MODE_TABLES + PAGE;
     let directories = LONG_MODE_TABLES + 2 * PAGE;
     let root = (LONG_MODE_TABLES, pointers | PRESENT_WRITABLE_USER);
-    let second = (0..4)
-        .map(move |i| (pointers + 8 * i, (directories + PAGE * i) | PRESENT_WRITABLE_USER));
-    let third = (0..4 * 512)
-        .map(move |i| (directories + 8 * i, (i << 21) | LARGE | PRESENT_WRITABLE_USER));
+    let second = (0..4).map(move |i| {
+        (
+            pointers + 8 * i,
+            (directories + PAGE * i) | PRESENT_WRITABLE_USER,
+        )
+    });
+    let third = (0..4 * 512).map(move |i| {
+        (
+            directories + 8 * i,
+            (i << 21) | LARGE | PRESENT_WRITABLE_USER,
+        )
+    });
     std::iter::once(root).chain(second).chain(third)
 }
 
@@ -285,7 +312,10 @@ mod tests {
     fn translate(tables: &BTreeMap<u64, u64>, address: u64) -> Option<u64> {
         let frame = |entry: u64| entry & 0x000f_ffff_ffff_f000;
         let entry = |table: u64, shift: u32| {
-            tables.get(&(table + 8 * ((address >> shift) & 511))).copied().filter(|e| e & 1 != 0)
+            tables
+                .get(&(table + 8 * ((address >> shift) & 511)))
+                .copied()
+                .filter(|e| e & 1 != 0)
         };
         let pointers = frame(entry(LONG_MODE_TABLES, 39)?);
         let directory = frame(entry(pointers, 30)?);
@@ -306,6 +336,6 @@ mod tests {
     fn tables_keep_clear_of_the_gdt_and_the_guest() {
         let last = identity_tables().map(|(gpa, _)| gpa).max().unwrap();
         assert!(last < GDT);
-        assert!(GDT + PAGE <= 0x2_0000, "where the guests' own tables begin");
+        const { assert!(GDT + PAGE <= 0x2_0000, "where the guests' own tables begin") };
     }
 }

@@ -6,7 +6,7 @@
 //! exit tells the address and whether it was a read, but neither the width nor the register: for
 //! those the kernel must read and decode the instruction (SDM vol. 3, 29.2.1 and 30.3.3).
 
-use super::guest;
+use super::{bits, guest, number, Subject};
 
 /// Guest-physical address of the device: below 4 GiB, above all guest memory.
 pub const DEVICE: u64 = 0xd000_0000;
@@ -16,14 +16,14 @@ pub const LATCH: u64 = 0x00;
 pub const READS: u64 = 0x10;
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "MOV of 8 bits to the device and back, complement of 5a",
-    "MOV of 16 bits, complement of 1234",
-    "MOV of 32 bits, complement of 12345678",
-    "MOV of 64 bits, complement of 0123456789abcdef, lower half",
-    "upper half",
-    "no memory there: the second read of a counter differs from the first by",
-    "an address of memory, by the same instructions, stays memory",
+pub const CHECKS: &[Subject] = &[
+    bits("MOV of 8 bits to the device and back, complement of 5a"),
+    bits("MOV of 16 bits, complement of 1234"),
+    bits("MOV of 32 bits, complement of 12345678"),
+    bits("MOV of 64 bits, complement of 0123456789abcdef, lower half"),
+    bits("upper half"),
+    number("no memory there: the second read of a counter differs from the first by"),
+    bits("an address of memory, by the same instructions, stays memory"),
 ];
 
 guest! {

@@ -59,6 +59,28 @@ pub mod ports {
     pub const TURN: u16 = 0xf5;
 }
 
+/// Something a guest looks at, in words.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// What it is.
+    pub what: &'static str,
+    /// Whether the value is a number of things, rather than bits or an address.
+    pub counts: bool,
+}
+
+/// A subject whose value is a number of things.
+const fn number(what: &'static str) -> Subject {
+    Subject { what, counts: true }
+}
+
+/// A subject whose value is bits, an address or data, best read in hexadecimal.
+const fn bits(what: &'static str) -> Subject {
+    Subject {
+        what,
+        counts: false,
+    }
+}
+
 /// A guest: its name and where this program's read-only data holds its machine code.
 #[derive(Debug)]
 pub struct Guest {
@@ -201,7 +223,11 @@ mod tests {
             (&isolation::ISOLATION, isolation::CHECKS),
             (&threads::THREADS, threads::CHECKS),
         ] {
-            let coded = guest.image().windows(2).filter(|bytes| *bytes == check).count();
+            let coded = guest
+                .image()
+                .windows(2)
+                .filter(|bytes| *bytes == check)
+                .count();
             assert_eq!(coded, checks.len(), "{}", guest.name);
         }
     }
@@ -217,7 +243,10 @@ mod tests {
         // The real-mode guest's third data reference stores its handler's address: C7 06, the
         // place (vector 21h), the address.
         let image = real_mode::REAL_MODE.image();
-        let store = image.windows(4).position(|b| b == [0xc7, 0x06, 0x84, 0x00]).expect("store");
+        let store = image
+            .windows(4)
+            .position(|b| b == [0xc7, 0x06, 0x84, 0x00])
+            .expect("store");
         let address = u16::from_le_bytes([image[store + 4], image[store + 5]]);
         let handler = usize::from(address) - LOAD_ADDRESS as usize;
         assert_eq!(image[handler..handler + 2], [0x89, 0xe9], "mov %bp, %cx");

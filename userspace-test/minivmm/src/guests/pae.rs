@@ -6,7 +6,7 @@
 //! four when CR3 is written and keeps them: the VMCS has a field for each, which the VMM must keep
 //! true with EPT (SDM vol. 3, 5.4 and 25.4.2).
 
-use super::guest;
+use super::{bits, guest, Subject};
 
 /// Guest-physical address of the memory that 32-bit paging could not reach.
 pub const HIGH_MEMORY: u64 = 1 << 32;
@@ -14,13 +14,13 @@ pub const HIGH_MEMORY: u64 = 1 << 32;
 pub const HIGH_VALUE: u32 = 0xabcd_0004;
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "CR4.PAE is set",
-    "virtual 200000h is memory at physical 4 GiB, value read back",
-    "the same offset below 4 GiB is untouched",
-    "EFER.NXE, no-execute enable, is set",
-    "executing a no-execute page raises #PF, CR2",
-    "error code: present, instruction fetch",
+pub const CHECKS: &[Subject] = &[
+    bits("CR4.PAE is set"),
+    bits("virtual 200000h is memory at physical 4 GiB, value read back"),
+    bits("the same offset below 4 GiB is untouched"),
+    bits("EFER.NXE, no-execute enable, is set"),
+    bits("executing a no-execute page raises #PF, CR2"),
+    bits("error code: present, instruction fetch"),
 ];
 
 guest! {

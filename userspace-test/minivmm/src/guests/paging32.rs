@@ -6,17 +6,17 @@
 //! tables concerns the VMM. What the guest believes to be physical is translated once more by the
 //! EPT (SDM vol. 3, 30.3), which is why two guests can both own "frame 0x30".
 
-use super::guest;
+use super::{bits, guest, Subject};
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "CR0.PG, paging, is set",
-    "two virtual pages, one frame: what one wrote the other reads",
-    "a 4 MiB page maps the same memory a third time",
-    "touching an absent page raises #PF, CR2",
-    "error code: absent, read, supervisor",
-    "the handler mapped the page and the read was done again",
-    "a write to a read-only page raises #PF with CR0.WP, error code",
+pub const CHECKS: &[Subject] = &[
+    bits("CR0.PG, paging, is set"),
+    bits("two virtual pages, one frame: what one wrote the other reads"),
+    bits("a 4 MiB page maps the same memory a third time"),
+    bits("touching an absent page raises #PF, CR2"),
+    bits("error code: absent, read, supervisor"),
+    bits("the handler mapped the page and the read was done again"),
+    bits("a write to a read-only page raises #PF with CR0.WP, error code"),
 ];
 
 guest! {

@@ -6,7 +6,7 @@
 //! not (SDM vol. 3, 29.2.1). For the string forms the data is in guest memory, which the kernel
 //! reads or fills for the VMM.
 
-use super::guest;
+use super::{bits, guest, number, Subject};
 
 /// A latch of 8 bits that answers with the complement of what was written; 16 bits two ports
 /// further on, and 32 bits four.
@@ -20,13 +20,13 @@ pub const QUEUE: u16 = 0x530;
 pub const MESSAGE: &str = "hello from rep outsb";
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "IN of 8 bits: the device answers with the complement of 5a",
-    "IN of 16 bits: complement of 1234, upper half of EAX kept",
-    "IN of 32 bits: complement of 12345678",
-    "REP OUTSB and REP INSB: bytes that came back other than in capitals",
-    "REP OUTSL and REP INSL: words that came back other than sent",
-    "RDI after REP INSL has moved by bytes",
+pub const CHECKS: &[Subject] = &[
+    bits("IN of 8 bits: the device answers with the complement of 5a"),
+    bits("IN of 16 bits: complement of 1234, upper half of EAX kept"),
+    bits("IN of 32 bits: complement of 12345678"),
+    number("REP OUTSB and REP INSB: bytes that came back other than in capitals"),
+    number("REP OUTSL and REP INSL: words that came back other than sent"),
+    number("RDI after REP INSL has moved by bytes"),
 ];
 
 guest! {

@@ -90,16 +90,55 @@ probe!(
 );
 probe!(PIO_USER, "pio_user", "", "", "inb ${PORT}, %al", "", PORT = const PORT);
 probe!(MMIO_USER, "mmio_user", "", "", "movl (%r12), %eax", "");
-probe!(EPT_FAULT, "ept_fault", "", "", "movq %rax, (%r12)", "addq $4096, %r12");
+probe!(
+    EPT_FAULT,
+    "ept_fault",
+    "",
+    "",
+    "movq %rax, (%r12)",
+    "addq $4096, %r12"
+);
 
 /// All probes, in the order of the table.
 pub static ALL: [Probe; 8] = [
-    Probe { exit: "cpuid", meaning: "CPUID, answered by the kernel", guest: &CPUID },
-    Probe { exit: "hlt", meaning: "HLT, to the VMM and back", guest: &HLT },
-    Probe { exit: "vmcall", meaning: "VMCALL with an unknown number", guest: &VMCALL },
-    Probe { exit: "rdmsr", meaning: "RDMSR of IA32_MISC_ENABLE", guest: &RDMSR },
-    Probe { exit: "wrmsr", meaning: "WRMSR of IA32_MISC_ENABLE", guest: &WRMSR },
-    Probe { exit: "pio_user", meaning: "IN of 8 bits, to the VMM and back", guest: &PIO_USER },
-    Probe { exit: "mmio_user", meaning: "MOV load of 32 bits, to the VMM and back", guest: &MMIO_USER },
-    Probe { exit: "ept_fault", meaning: "first store to a page the VMM already has", guest: &EPT_FAULT },
+    Probe {
+        exit: "cpuid",
+        meaning: "CPUID, answered by the kernel",
+        guest: &CPUID,
+    },
+    Probe {
+        exit: "hlt",
+        meaning: "HLT, to the VMM and back",
+        guest: &HLT,
+    },
+    Probe {
+        exit: "vmcall",
+        meaning: "VMCALL with an unknown number",
+        guest: &VMCALL,
+    },
+    Probe {
+        exit: "rdmsr",
+        meaning: "RDMSR of IA32_MISC_ENABLE",
+        guest: &RDMSR,
+    },
+    Probe {
+        exit: "wrmsr",
+        meaning: "WRMSR of IA32_MISC_ENABLE",
+        guest: &WRMSR,
+    },
+    Probe {
+        exit: "pio_user",
+        meaning: "IN of 8 bits, to the VMM and back",
+        guest: &PIO_USER,
+    },
+    Probe {
+        exit: "mmio_user",
+        meaning: "MOV load of 32 bits, to the VMM and back",
+        guest: &MMIO_USER,
+    },
+    Probe {
+        exit: "ept_fault",
+        meaning: "first store to a page the VMM already has",
+        guest: &EPT_FAULT,
+    },
 ];

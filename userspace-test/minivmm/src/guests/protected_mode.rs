@@ -6,16 +6,16 @@
 //! all of it in the guest-state area of the VMCS: GDTR and IDTR, and for each segment register
 //! the selector and the three hidden fields that the CPU loaded from the descriptor.
 
-use super::guest;
+use super::{bits, guest, number, Subject};
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "CR0.PE, protection enable, is set",
-    "CS holds a selector, and its low bits say ring 0",
-    "offset 10h of a segment with base 20000h is linear 20010h",
-    "a read past the segment's limit raises #GP, error code",
-    "a write to a code segment raises #GP, error code",
-    "#GP handled by the guest itself, times",
+pub const CHECKS: &[Subject] = &[
+    bits("CR0.PE, protection enable, is set"),
+    bits("CS holds a selector, and its low bits say ring 0"),
+    bits("offset 10h of a segment with base 20000h is linear 20010h"),
+    bits("a read past the segment's limit raises #GP, error code"),
+    bits("a write to a code segment raises #GP, error code"),
+    number("#GP handled by the guest itself, times"),
 ];
 
 guest! {

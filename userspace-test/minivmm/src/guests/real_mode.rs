@@ -7,14 +7,14 @@
 //! "unrestricted guest" VT-x runs it directly; before that a VMM had to emulate it or to fake it
 //! in virtual-8086 mode.
 
-use super::guest;
+use super::{bits, guest, number, Subject};
 
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "CR0.PE, protection enable, is clear",
-    "1234:0010 and 1000:2350 are the same byte",
-    "INT 21h reached the handler of the vector table",
-    "INT pushed FLAGS, CS and IP: bytes of stack",
+pub const CHECKS: &[Subject] = &[
+    bits("CR0.PE, protection enable, is clear"),
+    bits("1234:0010 and 1000:2350 are the same byte"),
+    bits("INT 21h reached the handler of the vector table"),
+    number("INT pushed FLAGS, CS and IP: bytes of stack"),
 ];
 
 guest! {

@@ -7,24 +7,30 @@
 //! hears of it. Where an instruction would both fault for its privilege and exit, the fault comes
 //! first (SDM vol. 3, 27.1.1): HLT in ring 3 is a #GP here, HLT in ring 0 an exit.
 
-use super::guest;
+use super::{guest, number, Subject};
 
 /// Rounds of [`PER_ROUND`] privileged instructions between the two markers.
 pub const ROUNDS: u32 = 250;
 /// Privileged instructions that ring 3 tries in a round.
 pub const PER_ROUND: u32 = 4;
 
+/// CPUIDs it executes for comparison.
+pub const CPUIDS: u32 = 16;
+
 /// What the guest checks, in order.
-pub const CHECKS: &[&str] = &[
-    "ring of the code that IRET entered (low bits of CS)",
-    "HLT, CLI, MOV from CR3 and WRMSR in ring 3: #GPs caught by ring 0 of the guest",
-    "of them with another error code than 0 or from another ring",
-    "INT 80h came back to ring 0 (low bits of CS)",
-    "CPUID, which is not privileged, does exit: to the kernel, which answered",
+pub const CHECKS: &[Subject] = &[
+    number("ring of the code that IRET entered (low bits of CS)"),
+    number("HLT, CLI, MOV from CR3 and WRMSR in ring 3: #GPs caught by ring 0 of the guest"),
+    number("of them with another error code than 0 or from another ring"),
+    number("INT 80h came back to ring 0 (low bits of CS)"),
+    number("CPUID, which is not privileged, does exit: to the kernel, which answered"),
 ];
 
 /// What the guest measures, in order.
-pub const NOTES: &[&str] = &["ticks from ring 3 to the #GP handler and back", "ticks of a CPUID exit"];
+pub const NOTES: &[Subject] = &[
+    number("ticks from ring 3 to the #GP handler and back"),
+    number("ticks of a CPUID exit"),
+];
 
 guest! {
     /// The guest. Started in 64-bit mode, with pages that ring 3 may use.
@@ -70,10 +76,10 @@ guest! {
     divl    %ecx
     note
 
-    # For comparison, the mean of 16 exits.
+    # For comparison, the mean of some exits.
     rdtsc
     movl    %eax, %esi
-    movl    $16, %edi
+    movl    ${CPUIDS}, %edi
 rings.cpuid:
     xorl    %eax, %eax
     cpuid
@@ -82,7 +88,9 @@ rings.cpuid:
     movl    %eax, %r11d
     rdtsc
     subl    %esi, %eax
-    shrl    $4, %eax
+    xorl    %edx, %edx
+    movl    ${CPUIDS}, %ecx
+    divl    %ecx
     note
     testl   %r11d, %r11d                    # the highest leaf: never 0
     setne   %al
@@ -171,6 +179,7 @@ rings.idtr:
     .quad   rings.idt - rings.org
 "#,
     ROUNDS = const ROUNDS,
+    CPUIDS = const CPUIDS,
     TOTAL = const ROUNDS * PER_ROUND,
     MARK = const super::ports::MARK,
 }

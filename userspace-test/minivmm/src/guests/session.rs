@@ -116,7 +116,11 @@ impl<'a> Session<'a> {
         if ended == wanted {
             return Ok(());
         }
-        Err(Error::Order { guest: self.guest.name, wanted, ended })
+        Err(Error::Order {
+            guest: self.guest.name,
+            wanted,
+            ended,
+        })
     }
 
     /// Runs the guest to the next event that its demo may care for.
@@ -153,7 +157,10 @@ impl<'a> Session<'a> {
                         continue;
                     }
                     (ports::CHECK, &[verdict]) => {
-                        self.checks.push(Check { seen: self.seen, right: verdict == 1 });
+                        self.checks.push(Check {
+                            seen: self.seen,
+                            right: verdict == 1,
+                        });
                         continue;
                     }
                     (ports::MARK, _) => return Ok(Ended::Marked),
@@ -162,13 +169,19 @@ impl<'a> Session<'a> {
                     _ => (devices.pio_write(port, data), Place::Port(port)),
                 },
                 VcpuExit::IoIn(port, data) => (devices.pio_read(port, data), Place::Port(port)),
-                VcpuExit::MmioRead(gpa, data) => (devices.mmio_read(gpa, data), Place::Address(gpa)),
+                VcpuExit::MmioRead(gpa, data) => {
+                    (devices.mmio_read(gpa, data), Place::Address(gpa))
+                }
                 VcpuExit::MmioWrite(gpa, data) => {
                     (devices.mmio_write(gpa, data), Place::Address(gpa))
                 }
                 other => {
                     let exit = format!("{other:?}");
-                    let rip = self.vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default();
+                    let rip = self
+                        .vcpu
+                        .get_regs()
+                        .map(|regs| regs.rip)
+                        .unwrap_or_default();
                     return Err(Error::Exit { guest, exit, rip });
                 }
             };

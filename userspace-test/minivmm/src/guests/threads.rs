@@ -7,7 +7,7 @@
 //! on one CPU at a time, so when the scheduler moves the thread it is cleared there and loaded
 //! here (SDM vol. 3, 25.1).
 
-use super::guest;
+use super::{guest, number, Subject};
 
 /// Guest-physical address of the counter that both vCPUs increment.
 pub const COUNTER: u64 = 0x10_0000;
@@ -15,10 +15,10 @@ pub const COUNTER: u64 = 0x10_0000;
 pub const INCREMENTS: u32 = 200;
 
 /// What the guest checks, in order, on each vCPU.
-pub const CHECKS: &[&str] = &[
-    "increments of the shared counter by this vCPU",
-    "general registers that were not this vCPU's own",
-    "XMM0 is this vCPU's own, differs by",
+pub const CHECKS: &[Subject] = &[
+    number("increments of the shared counter by this vCPU"),
+    number("general registers that were not this vCPU's own"),
+    number("XMM0 is this vCPU's own, differs by"),
 ];
 
 guest! {
