@@ -2,6 +2,12 @@
 
 //! CR0, CR4, EFER and XCR0: their bits and which values a guest may give them.
 
+mod checks;
+mod limits;
+
+pub use checks::{Cr3Write, Sregs, State, Violation};
+pub use limits::{CpuidWords, Limits};
+
 use bitflags::bitflags;
 
 bitflags! {
@@ -106,3 +112,51 @@ bitflags! {
         const NXE = 1 << 11;
     }
 }
+
+impl Efer {
+    /// This EFER as the processor has it while CR0 is `cr0`: LMA is LME and CR0.PG (SDM vol. 3,
+    /// 11.8.5).
+    pub fn with_paging_of(self, cr0: Cr0) -> Self {
+        let mut efer = self;
+        efer.set(Self::LMA, self.contains(Self::LME) && cr0.contains(Cr0::PG));
+        efer
+    }
+}
+
+bitflags! {
+    /// XCR0: the parts of the extended state that software uses (SDM vol. 1, 13.3).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Xcr0: u64 {
+        /// x87; always set.
+        const FP = 1 << 0;
+        /// XMM registers and MXCSR.
+        const SSE = 1 << 1;
+        /// Upper halves of YMM registers.
+        const YMM = 1 << 2;
+        /// MPX bounds registers.
+        const BNDREGS = 1 << 3;
+        /// MPX configuration.
+        const BNDCSR = 1 << 4;
+        /// AVX-512 mask registers.
+        const OPMASK = 1 << 5;
+        /// Upper halves of ZMM0 to ZMM15.
+        const ZMM_HI256 = 1 << 6;
+        /// ZMM16 to ZMM31.
+        const HI16_ZMM = 1 << 7;
+        /// PKRU.
+        const PKRU = 1 << 9;
+        /// AMX tile configuration.
+        const TILE_CONFIG = 1 << 17;
+        /// AMX tiles.
+        const TILE_DATA = 1 << 18;
+        /// The three parts of AVX-512.
+        const AVX512 = Self::OPMASK.bits() | Self::ZMM_HI256.bits() | Self::HI16_ZMM.bits();
+        /// The two parts of MPX.
+        const MPX = Self::BNDREGS.bits() | Self::BNDCSR.bits();
+        /// The two parts of AMX.
+        const AMX = Self::TILE_CONFIG.bits() | Self::TILE_DATA.bits();
+    }
+}
+
+#[cfg(test)]
+mod tests;
