@@ -55,5 +55,5 @@ fn tsc() -> u64 {
         asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high,
              options(nomem, nostack, preserves_flags));
     }
-    u64::from(high) << 32 | u64::from(low)
+    (u64::from(high) << 32) | u64::from(low)
 }

@@ -56,7 +56,7 @@ pub fn measure(kvm: &Kvm, probe: &Probe) -> Result<Cost, Error> {
         .map(|word| {
             word.iter()
                 .rev()
-                .fold(0, |value, &byte| value << 8 | u64::from(byte))
+                .fold(0, |value, &byte| (value << 8) | u64::from(byte))
         })
         .collect();
     let (empty, full) = samples.split_at(COUNT);
