@@ -22,4 +22,5 @@ pub mod mmio;
 pub mod paging;
 pub mod pic;
 pub mod pit;
+pub mod segment;
 pub mod vmcs;
