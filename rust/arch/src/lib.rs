@@ -20,6 +20,7 @@ pub mod dr;
 pub mod ept;
 pub mod exception;
 pub mod exit;
+pub mod ioport;
 pub mod mmio;
 pub mod paging;
 pub mod pic;
