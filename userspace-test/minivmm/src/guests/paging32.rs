@@ -83,7 +83,8 @@ paging.fill:
 
     # Demand paging: the handler maps the page and IRET tries the instruction again. A VMM's EPT
     # violations are served by the same idea one level further down.
-    xorl    %ebx, %ebx
+    movl    $-1, %edx
+    xorl    %esi, %esi
     movl    0x51000, %ebx
     movl    %esi, %eax                      # the handler's CR2
     expect  0x51000
@@ -92,6 +93,7 @@ paging.fill:
     movl    %ebx, %eax
     expect  0xcafe0001
 
+    movl    $-1, %edx
     movl    $1, 0x52000
     movl    %edx, %eax
     expect  3

@@ -5,6 +5,9 @@
 //! The guest switches itself over, as an operating system does (SDM vol. 3, 11.9.1). VT-x keeps
 //! all of it in the guest-state area of the VMCS: GDTR and IDTR, and for each segment register
 //! the selector and the three hidden fields that the CPU loaded from the descriptor.
+//!
+//! Limits and rights are what this guest is about: it fails where the CPU is emulated by something
+//! that leaves them unchecked, as QEMU without an accelerator does.
 
 use super::{bits, guest, number, Subject};
 
@@ -60,13 +63,15 @@ prot.entry:
     expect  0x77
 
     # The window ends at 0xff. The handler goes on where %edi says and leaves the error code in
-    # %ecx.
+    # %ecx, where there is -1 if no fault comes.
+    movl    $-1, %ecx
     movl    $(prot.past_limit - prot.org), %edi
     movb    %fs:0x100, %al
 prot.past_limit:
     movl    %ecx, %eax
     expect  0
 
+    movl    $-1, %ecx
     movl    $(prot.code_write - prot.org), %edi
     movb    $0, %cs:0x20010
 prot.code_write:
