@@ -2,7 +2,7 @@
 
 //! Long mode: 64-bit registers, four levels of tables, flat segments.
 //!
-//! The order of the steps is the architecture's (SDM vol. 3, 11.8.5): PAE, CR3, EFER.LME, then
+//! The order of the steps is the architecture's (SDM vol. 3, 10.8.5): PAE, CR3, EFER.LME, then
 //! paging, at which moment the CPU itself sets EFER.LMA. Under VT-x the VMM has a part in that
 //! moment: "IA-32e mode guest" is a VM-entry control, and must agree with the guest's EFER.
 

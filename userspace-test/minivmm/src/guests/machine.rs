@@ -182,7 +182,7 @@ impl Machine {
 
     /// Loads `guest` and makes `vcpu` enter it in real mode.
     ///
-    /// A vCPU starts as a CPU does after reset (SDM vol. 3, table 11-1), at 16 bytes below 4 GiB.
+    /// A vCPU starts as a CPU does after reset (SDM vol. 3, table 10-1), at 16 bytes below 4 GiB.
     /// Here only CS and RIP are changed, which is what a firmware's jump to a boot sector does.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //!
 //! No slot covers the address, so its EPT entry is absent and the access is an EPT violation. The
 //! exit tells the address and whether it was a read, but neither the width nor the register: for
-//! those the kernel must read and decode the instruction (SDM vol. 3, 29.2.1 and 30.3.3).
+//! those the kernel must read and decode the instruction (SDM vol. 3, 28.2.1 and 29.3.3).
 
 use super::{bits, guest, number, Subject};
 

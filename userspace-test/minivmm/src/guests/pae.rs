@@ -4,7 +4,7 @@
 //!
 //! Entries are 64 bits wide, and a third level of four entries comes first. The CPU loads those
 //! four when CR3 is written and keeps them: the VMCS has a field for each, which the VMM must keep
-//! true with EPT (SDM vol. 3, 5.4 and 25.4.2).
+//! true with EPT (SDM vol. 3, 4.4 and 25.4.2).
 
 use super::{bits, guest, Subject};
 

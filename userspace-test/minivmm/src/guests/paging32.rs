@@ -4,7 +4,7 @@
 //!
 //! The guest owns CR3 and its tables outright: with EPT neither a page fault nor a change of the
 //! tables concerns the VMM. What the guest believes to be physical is translated once more by the
-//! EPT (SDM vol. 3, 30.3), which is why two guests can both own "frame 0x30".
+//! EPT (SDM vol. 3, 29.3), which is why two guests can both own "frame 0x30".
 
 use super::{bits, guest, Subject};
 

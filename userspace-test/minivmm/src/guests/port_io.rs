@@ -3,7 +3,7 @@
 //! Port I/O: IN and OUT leave the guest, and a device in the VMM answers.
 //!
 //! The exit qualification holds all the VMM needs: port, width, direction, string or not, rep or
-//! not (SDM vol. 3, 29.2.1). For the string forms the data is in guest memory, which the kernel
+//! not (SDM vol. 3, 28.2.1). For the string forms the data is in guest memory, which the kernel
 //! reads or fills for the VMM.
 
 use super::{bits, guest, number, Subject};

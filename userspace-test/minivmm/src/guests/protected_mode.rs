@@ -2,7 +2,7 @@
 
 //! Protected mode: segments become objects with a base, a limit and rights.
 //!
-//! The guest switches itself over, as an operating system does (SDM vol. 3, 11.9.1). VT-x keeps
+//! The guest switches itself over, as an operating system does (SDM vol. 3, 10.9.1). VT-x keeps
 //! all of it in the guest-state area of the VMCS: GDTR and IDTR, and for each segment register
 //! the selector and the three hidden fields that the CPU loaded from the descriptor.
 //!

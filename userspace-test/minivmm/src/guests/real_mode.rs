@@ -3,7 +3,7 @@
 //! Real mode: where every x86 CPU wakes up.
 //!
 //! There is no protection and no paging. An address is `segment * 16 + offset`, and an interrupt
-//! takes its handler from a table of far pointers at address 0 (SDM vol. 3, 22.1). Since CPUs with
+//! takes its handler from a table of far pointers at address 0 (SDM vol. 3, 21.1). Since CPUs with
 //! "unrestricted guest" VT-x runs it directly; before that a VMM had to emulate it or to fake it
 //! in virtual-8086 mode.
 

@@ -5,7 +5,7 @@
 //! VT-x puts the guest in "non-root operation" with all four rings of its own. The rings are the
 //! guest's affair: #GP is delivered through the guest's IDT by the CPU and the hypervisor never
 //! hears of it. Where an instruction would both fault for its privilege and exit, the fault comes
-//! first (SDM vol. 3, 27.1.1): HLT in ring 3 is a #GP here, HLT in ring 0 an exit.
+//! first (SDM vol. 3, 26.1.1): HLT in ring 3 is a #GP here, HLT in ring 0 an exit.
 
 use super::{guest, number, Subject};
 
