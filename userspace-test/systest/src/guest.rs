@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Small guests: code assembled at build, and the tables that its mode of operation needs.
 
-use kvm_bindings::{kvm_dtable, kvm_segment};
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
 
 use crate::memory::{Mapping, PAGE};
 use crate::vcpu::{Exit, Vcpu};
@@ -66,6 +66,8 @@ pub mod layout {
     pub const PT: u64 = 0xa000;
     /// What the exception handlers store: vector, error code, RIP, CS, RFLAGS, RSP, SS, CR2.
     pub const TRAP: u64 = 0xb000;
+    /// Code of [`super::Guest::guest_read`] and its like.
+    pub const PROBE: u64 = 0xc000;
     /// Where the guest's code is loaded and starts.
     pub const CODE: u64 = 0x1_0000;
     /// More code, such as handlers.
@@ -247,6 +249,49 @@ impl Guest {
         }
     }
 
+    /// Lets the (64-bit) guest load 8 bytes from `address`; `None` where that is MMIO.
+    #[track_caller]
+    pub fn guest_read(&self, address: u64) -> Option<u64> {
+        self.load(layout::PROBE, code64!("mov rax, [rbx]", "hlt"));
+        let regs = self.vcpu.regs();
+        let (rip, rbx) = (layout::PROBE, address);
+        self.vcpu.set_regs(&kvm_regs { rip, rbx, ..regs });
+        match self.vcpu.run() {
+            Ok(Exit::Hlt) => Some(self.vcpu.regs().rax),
+            Ok(Exit::MmioRead { gpa, len: 8 }) => {
+                crate::expect::eq("address of the MMIO load", gpa, address);
+                self.vcpu.answer_mmio(&[0; 8]);
+                self.run_to_halt();
+                None
+            }
+            other => panic!("load from {address:#x}: expected HLT or MMIO, got {other:x?}"),
+        }
+    }
+
+    /// Lets the (64-bit) guest store 8 bytes at `address`; says whether that is memory (else MMIO).
+    #[track_caller]
+    pub fn guest_write(&self, address: u64, value: u64) -> bool {
+        self.load(layout::PROBE, code64!("mov [rbx], rcx", "hlt"));
+        let regs = self.vcpu.regs();
+        let (rip, rbx, rcx) = (layout::PROBE, address, value);
+        self.vcpu.set_regs(&kvm_regs {
+            rip,
+            rbx,
+            rcx,
+            ..regs
+        });
+        match self.vcpu.run() {
+            Ok(Exit::Hlt) => true,
+            Ok(Exit::MmioWrite { gpa, data }) => {
+                crate::expect::eq("address of the MMIO store", gpa, address);
+                crate::expect::eq("data of the MMIO store", data, value.to_le_bytes().to_vec());
+                self.run_to_halt();
+                false
+            }
+            other => panic!("store to {address:#x}: expected HLT or MMIO, got {other:x?}"),
+        }
+    }
+
     /// Points an IDT entry of a 64-bit guest to a handler of its own.
     pub fn set_handler(&self, vector: u8, gpa: u64) {
         write_gate(&self.memory, vector, gpa, 0);
@@ -376,7 +421,9 @@ pub fn set_mode(vcpu: &Vcpu, mode: Mode) {
     let mut regs = vcpu.regs();
     regs.rip = layout::CODE;
     regs.rsp = layout::STACK;
-    regs.rflags = bits::RFLAGS_FIXED;
+    // Nothing interrupts a guest unless the test does. A guest that spins with IF clear is out of
+    // the reach of the host's interrupts in Bochs, which forgets to look at them on such an entry.
+    regs.rflags = bits::RFLAGS_FIXED | bits::RFLAGS_IF;
     if mode == Mode::Real {
         let base = layout::CODE;
         for segment in [&mut sregs.cs, &mut sregs.ds, &mut sregs.es, &mut sregs.ss] {

@@ -175,6 +175,8 @@ pub const INTERRUPT: Request<kvm_interrupt> = write(0x86);
 pub const GET_MSRS: Request<Msrs> = sized(3, 0x88, 8);
 pub const SET_MSRS: Request<Msrs> = sized(1, 0x89, 8);
 pub const SET_SIGNAL_MASK: Request<SignalMask> = sized(1, 0x8b, 4);
+/// Without a mask the argument is NULL.
+pub const SET_SIGNAL_MASK_NONE: u64 = SET_SIGNAL_MASK.number;
 pub const GET_FPU: Request<kvm_fpu> = read(0x8c);
 pub const SET_FPU: Request<kvm_fpu> = write(0x8d);
 pub const SET_CPUID2: Request<Cpuid> = sized(1, 0x90, 8);
@@ -205,8 +207,11 @@ pub const BAD_ADDRESS: u64 = 0x7fff_ffff_e000;
 pub trait KvmFd: AsRawFd {
     /// An ioctl whose argument is a number, or one that does not exist.
     fn call(&self, number: u64, argument: u64) -> Result<i32, Errno> {
-        assert!(number >> 16 == 0, "an ioctl with a number for argument");
-        // SAFETY: requests of size 0 touch no memory.
+        assert!(
+            number >> 16 == 0 || argument == 0,
+            "an ioctl with a number for argument"
+        );
+        // SAFETY: requests of size 0 touch no memory, and at NULL there is none.
         unsafe { sys::ioctl(self.as_raw_fd(), number, argument) }
     }
 

@@ -131,6 +131,18 @@ pub fn in_child(body: impl FnOnce() + std::panic::UnwindSafe) {
     }
 }
 
+/// Waits until the child `pid` has stopped.
+pub fn wait_stopped(pid: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let done = unsafe { libc::waitpid(pid, &mut status, libc::WUNTRACED) };
+    must("waitpid", done.into());
+    assert!(
+        libc::WIFSTOPPED(status),
+        "the child: expected to be stopped, got {status:#x}"
+    );
+}
+
 /// Starts `body` in a child process.
 pub fn spawn(body: impl FnOnce() + std::panic::UnwindSafe) -> libc::pid_t {
     match fork() {
@@ -210,4 +222,78 @@ pub fn dup(fd: &impl AsRawFd) -> OwnedFd {
 pub unsafe fn ioctl(fd: RawFd, request: u64, argument: u64) -> Result<i32, Errno> {
     // SAFETY: the caller's promise.
     result(unsafe { libc::ioctl(fd, request as _, argument) }.into()).map(|v| v as i32)
+}
+
+/// A thread of this process, to send signals to.
+#[derive(Clone, Copy)]
+pub struct ThreadId(libc::pid_t);
+
+/// The calling thread.
+pub fn this_thread() -> ThreadId {
+    // SAFETY: gettid has no memory arguments.
+    ThreadId(unsafe { libc::gettid() })
+}
+
+impl ThreadId {
+    /// Sends `signal` to the thread, if it is still there.
+    pub fn signal(self, signal: i32) {
+        // SAFETY: tgkill has no memory arguments.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, signal) };
+    }
+}
+
+extern "C" fn do_nothing(_signal: i32) {}
+
+/// Makes `signal` interrupt system calls and do nothing else.
+pub fn catch(signal: i32) {
+    // SAFETY: a zeroed sigaction is a valid one, without SA_RESTART; the handler touches nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = do_nothing as *const () as usize;
+        must(
+            "sigaction",
+            libc::sigaction(signal, &action, std::ptr::null_mut()).into(),
+        );
+    }
+}
+
+/// Blocks `signal` in the calling thread, or no longer.
+pub fn block(signal: i32, on: bool) {
+    let how = if on {
+        libc::SIG_BLOCK
+    } else {
+        libc::SIG_UNBLOCK
+    };
+    // SAFETY: the set is initialised by sigemptyset and outlives the calls.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::pthread_sigmask(how, &set, std::ptr::null_mut());
+    }
+}
+
+/// Whether `signal` waits to be delivered to the calling thread.
+pub fn is_pending(signal: i32) -> bool {
+    // SAFETY: the set is written by sigpending before it is read.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&mut set);
+        libc::sigismember(&set, signal) == 1
+    }
+}
+
+/// Sends SIGALRM to this process after `delay`, then every `interval` if that is not zero.
+pub fn set_timer(delay: Duration, interval: Duration) {
+    let value = |d: Duration| libc::timeval {
+        tv_sec: d.as_secs() as i64,
+        tv_usec: d.subsec_micros().into(),
+    };
+    let timer = libc::itimerval {
+        it_value: value(delay),
+        it_interval: value(interval),
+    };
+    // SAFETY: `timer` outlives the call.
+    let done = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    must("setitimer", done.into());
 }

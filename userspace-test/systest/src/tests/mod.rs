@@ -5,6 +5,8 @@ use crate::harness::Test;
 
 mod exits;
 mod io;
+mod signals;
+mod slots;
 mod system;
 
 /// The tests of a module, named `area/function`, with a time limit in seconds where one is given.
@@ -20,5 +22,12 @@ use tests;
 
 /// All tests, in the order they run: what others lean on comes first.
 pub fn all() -> Vec<Test> {
-    [system::TESTS, exits::TESTS, io::TESTS].concat()
+    [
+        system::TESTS,
+        exits::TESTS,
+        io::TESTS,
+        slots::TESTS,
+        signals::TESTS,
+    ]
+    .concat()
 }
