@@ -37,7 +37,7 @@ const CMP_LEGACY: u32 = 1 << 1;
 const SVM: u32 = 1 << 2;
 const EXTENDED_APIC_SPACE: u32 = 1 << 3;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
-const PERFORMANCE_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
+const PERFORMANCE_COUNTERS: u32 = (1 << 23) | (1 << 24) | (1 << 28);
 const EXTENDED1_ECX_ABSENT: u32 =
     CMP_LEGACY | SVM | EXTENDED_APIC_SPACE | TOPOLOGY_EXTENSIONS | PERFORMANCE_COUNTERS;
 /// Leaf 0x8000_0001, EDX: AMD repeats part of leaf 1 there.
@@ -69,8 +69,11 @@ pub fn for_this_machine(
     supported: &[kvm_cpuid_entry2],
     tsc_khz: Option<u32>,
 ) -> Vec<kvm_cpuid_entry2> {
-    let mut entries: Vec<_> =
-        supported.iter().filter(|entry| is_kept(entry.function)).copied().collect();
+    let mut entries: Vec<_> = supported
+        .iter()
+        .filter(|entry| is_kept(entry.function))
+        .copied()
+        .collect();
     entries.iter_mut().for_each(restrict);
     if let Some(khz) = tsc_khz.filter(|khz| *khz > 0) {
         if let Some(highest) = entries.iter_mut().find(|entry| entry.function == 0) {
@@ -147,7 +150,14 @@ mod tests {
     use super::*;
 
     fn leaf(function: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 { function, eax: !0, ebx: !0, ecx: !0, edx: !0, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            eax: !0,
+            ebx: !0,
+            ecx: !0,
+            edx: !0,
+            ..Default::default()
+        }
     }
 
     fn filtered(functions: &[u32], tsc_khz: Option<u32>) -> Vec<kvm_cpuid_entry2> {
@@ -167,7 +177,10 @@ mod tests {
 
     #[test]
     fn what_the_machine_lacks_has_no_leaf() {
-        let left = filtered(&[0, 1, 5, 6, 0xa, 0xb, 0xd, 0x1f, 0x4000_0000, 0x4000_0001], None);
+        let left = filtered(
+            &[0, 1, 5, 6, 0xa, 0xb, 0xd, 0x1f, 0x4000_0000, 0x4000_0001],
+            None,
+        );
         let left: Vec<_> = left.iter().map(|entry| entry.function).collect();
         assert_eq!(left, [0, 1, 0xd]);
     }
@@ -179,7 +192,10 @@ mod tests {
         for khz in [1, 996_147, 2_400_000, 5_100_000] {
             let entries = for_this_machine(&supported, Some(khz));
             assert_eq!(entries[0].eax, 0x16);
-            let tsc = entries.iter().find(|entry| entry.function == TSC).expect("leaf 0x15");
+            let tsc = entries
+                .iter()
+                .find(|entry| entry.function == TSC)
+                .expect("leaf 0x15");
             let hz = u64::from(tsc.ecx) * u64::from(tsc.ebx) / u64::from(tsc.eax);
             assert_eq!(hz, u64::from(khz) * 1000);
         }

@@ -25,10 +25,14 @@ pub fn load(
     mode: FlatMode,
     reset: kvm_sregs,
 ) -> Result<CpuState, Error> {
-    let code =
-        fs::read(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    let code = fs::read(path).map_err(|source| Error::Read {
+        path: path.to_path_buf(),
+        source,
+    })?;
     if code.is_empty() {
-        return Err(Error::Empty { path: path.to_path_buf() });
+        return Err(Error::Empty {
+            path: path.to_path_buf(),
+        });
     }
     let state = match mode {
         FlatMode::Real => state::real_mode(reset, entry),
@@ -52,22 +56,40 @@ mod tests {
         let memory = GuestMemoryMmap::from_ranges(&layout::ram(1 << 20)).expect("memory");
         let file = TempFile::new().expect("a temporary file");
         fs::write(file.as_path(), code).expect("written");
-        let state =
-            load(&memory, file.as_path(), load_at, load_at, FlatMode::Real, kvm_sregs::default())?;
+        let state = load(
+            &memory,
+            file.as_path(),
+            load_at,
+            load_at,
+            FlatMode::Real,
+            kvm_sregs::default(),
+        )?;
         Ok((memory, state))
     }
 
     #[test]
     fn code_is_where_it_was_asked_for() {
         let (memory, state) = try_load(&[0xf4, 0x90], LOAD).expect("loads");
-        assert_eq!(memory.read_obj::<[u8; 2]>(LOAD).expect("in memory"), [0xf4, 0x90]);
+        assert_eq!(
+            memory.read_obj::<[u8; 2]>(LOAD).expect("in memory"),
+            [0xf4, 0x90]
+        );
         assert_eq!(state.regs.rip, LOAD.0);
     }
 
     #[test]
     fn code_past_the_end_of_memory_is_refused() {
         let error = try_load(&[0; 4096], GuestAddress(0xf_f800)).expect_err("too long");
-        assert!(matches!(error, Error::Write { at: GuestAddress(0xf_f800), .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::Write {
+                    at: GuestAddress(0xf_f800),
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -79,8 +101,15 @@ mod tests {
     fn a_missing_file_is_named() {
         let memory = GuestMemoryMmap::from_ranges(&layout::ram(1 << 20)).expect("memory");
         let path = Path::new("/no/such/code");
-        let error = load(&memory, path, LOAD, LOAD, FlatMode::Real, kvm_sregs::default())
-            .expect_err("missing");
+        let error = load(
+            &memory,
+            path,
+            LOAD,
+            LOAD,
+            FlatMode::Real,
+            kvm_sregs::default(),
+        )
+        .expect_err("missing");
         assert!(error.to_string().contains("/no/such/code"), "{error}");
     }
 }

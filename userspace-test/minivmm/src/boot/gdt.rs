@@ -41,7 +41,12 @@ pub fn code(size: CodeSize) -> kvm_segment {
 
 /// A flat data segment.
 pub fn data() -> kvm_segment {
-    kvm_segment { selector: DATA_SELECTOR, type_: DATA, db: 1, ..flat() }
+    kvm_segment {
+        selector: DATA_SELECTOR,
+        type_: DATA,
+        db: 1,
+        ..flat()
+    }
 }
 
 /// A task state segment with nothing in it: there is no task to switch to.
@@ -57,7 +62,14 @@ pub fn task() -> kvm_segment {
 }
 
 fn flat() -> kvm_segment {
-    kvm_segment { base: 0, limit: 0xffff_ffff, present: 1, s: 1, g: 1, ..Default::default() }
+    kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        present: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    }
 }
 
 /// A real-mode segment: its base is 16 times the selector and it spans 64 KiB.
@@ -84,22 +96,26 @@ pub fn table(size: CodeSize) -> [u64; 5] {
 
 /// The eight bytes that load a segment register with `segment`.
 fn descriptor(segment: &kvm_segment) -> u64 {
-    let limit = if segment.g == 1 { segment.limit >> 12 } else { segment.limit };
+    let limit = if segment.g == 1 {
+        segment.limit >> 12
+    } else {
+        segment.limit
+    };
     let (limit, base) = (u64::from(limit), segment.base);
     let access = u64::from(segment.type_)
-        | u64::from(segment.s) << 4
-        | u64::from(segment.dpl) << 5
-        | u64::from(segment.present) << 7;
+        | (u64::from(segment.s) << 4)
+        | (u64::from(segment.dpl) << 5)
+        | (u64::from(segment.present) << 7);
     let flags = u64::from(segment.avl)
-        | u64::from(segment.l) << 1
-        | u64::from(segment.db) << 2
-        | u64::from(segment.g) << 3;
+        | (u64::from(segment.l) << 1)
+        | (u64::from(segment.db) << 2)
+        | (u64::from(segment.g) << 3);
     (limit & 0xffff)
-        | (base & 0xff_ffff) << 16
-        | access << 40
-        | (limit >> 16 & 0xf) << 48
-        | flags << 52
-        | (base >> 24 & 0xff) << 56
+        | ((base & 0xff_ffff) << 16)
+        | (access << 40)
+        | (((limit >> 16) & 0xf) << 48)
+        | (flags << 52)
+        | (((base >> 24) & 0xff) << 56)
 }
 
 #[cfg(test)]
@@ -110,20 +126,32 @@ mod tests {
     fn descriptors_are_those_everybody_knows() {
         assert_eq!(
             table(CodeSize::Bits64),
-            [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]
+            [
+                0,
+                0,
+                0x00af_9b00_0000_ffff,
+                0x00cf_9300_0000_ffff,
+                0x0000_8b00_0000_0067
+            ]
         );
         assert_eq!(table(CodeSize::Bits32)[2], 0x00cf_9b00_0000_ffff);
     }
 
     #[test]
     fn a_base_is_split_over_the_descriptor() {
-        let segment = kvm_segment { base: 0x1234_5678, ..data() };
+        let segment = kvm_segment {
+            base: 0x1234_5678,
+            ..data()
+        };
         assert_eq!(descriptor(&segment), 0x12cf_9334_5678_ffff);
     }
 
     #[test]
     fn real_mode_segments_start_at_16_times_the_selector() {
         let segment = real(0x7c0, true);
-        assert_eq!((segment.base, segment.limit, segment.g), (0x7c00, 0xffff, 0));
+        assert_eq!(
+            (segment.base, segment.limit, segment.g),
+            (0x7c00, 0xffff, 0)
+        );
     }
 }

@@ -74,7 +74,12 @@ pub fn load(
     let cmdline = params::cmdline(user_cmdline, limit)?;
     write(memory, "the kernel parameters", layout::CMDLINE, &cmdline)?;
     let zero_page = params::zero_page(kernel.header, ram, initrd);
-    write(memory, "the zero page", layout::ZERO_PAGE, zero_page.as_slice())?;
+    write(
+        memory,
+        "the zero page",
+        layout::ZERO_PAGE,
+        zero_page.as_slice(),
+    )?;
 
     let mut state = state::long_mode(memory, reset, kernel.entry)?;
     state.regs.rsi = layout::ZERO_PAGE.raw_value();
@@ -82,23 +87,34 @@ pub fn load(
 }
 
 fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<Kernel, Error> {
-    let read = |source| Error::Read { path: path.to_path_buf(), source };
-    let load = |source| Error::Load { path: path.to_path_buf(), source };
+    let read = |source| Error::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    let load = |source| Error::Load {
+        path: path.to_path_buf(),
+        source,
+    };
     let mut file = File::open(path).map_err(read)?;
     let format = format_of(&mut file)
         .map_err(read)?
-        .ok_or_else(|| Error::NotAKernel { path: path.to_path_buf() })?;
+        .ok_or_else(|| Error::NotAKernel {
+            path: path.to_path_buf(),
+        })?;
 
     let high = Some(layout::HIGH_MEMORY);
     match format {
         Format::BzImage => {
             let loaded = BzImage::load(memory, None, &mut file, high).map_err(load)?;
-            let header = loaded
-                .setup_header
-                .ok_or_else(|| Error::NotAKernel { path: path.to_path_buf() })?;
+            let header = loaded.setup_header.ok_or_else(|| Error::NotAKernel {
+                path: path.to_path_buf(),
+            })?;
             let version = header.version;
             if version < VERSION_XLOADFLAGS || header.xloadflags & XLF_KERNEL_64 == 0 {
-                return Err(Error::No64BitEntry { path: path.to_path_buf(), version });
+                return Err(Error::No64BitEntry {
+                    path: path.to_path_buf(),
+                    version,
+                });
             }
             Ok(Kernel {
                 entry: loaded.kernel_load.unchecked_add(ENTRY_64),
@@ -166,15 +182,25 @@ fn load_initrd(
     let mut content = Vec::new();
     File::open(path)
         .and_then(|mut file| file.read_to_end(&mut content))
-        .map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+        .map_err(|source| Error::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
     if content.is_empty() {
-        return Err(Error::Empty { path: path.to_path_buf() });
+        return Err(Error::Empty {
+            path: path.to_path_buf(),
+        });
     }
     let highest = match kernel.header.initrd_addr_max {
         0 => u64::from(u32::MAX),
         highest => u64::from(highest),
     };
-    let start = place_initrd(content.len() as u64, kernel.end.raw_value(), low_memory_end, highest)?;
+    let start = place_initrd(
+        content.len() as u64,
+        kernel.end.raw_value(),
+        low_memory_end,
+        highest,
+    )?;
     write(memory, "the initial RAM disk", start, &content)?;
     Ok((start, content.len()))
 }
@@ -192,7 +218,10 @@ fn place_initrd(
         (start >= kernel_end).then_some(GuestAddress(start))
     };
     if fits(highest + 1).is_none() {
-        return Err(Error::InitrdTooHigh { size, limit: highest });
+        return Err(Error::InitrdTooHigh {
+            size,
+            limit: highest,
+        });
     }
     fits(memory_end.min(highest + 1)).ok_or_else(|| {
         too_little(
@@ -203,7 +232,10 @@ fn place_initrd(
 }
 
 fn too_little(what: &'static str, bytes: u64) -> Error {
-    Error::TooLittleMemory { what, needed: bytes.div_ceil(1 << 20) }
+    Error::TooLittleMemory {
+        what,
+        needed: bytes.div_ceil(1 << 20),
+    }
 }
 
 #[cfg(test)]

@@ -113,5 +113,7 @@ fn write(
     at: GuestAddress,
     bytes: &[u8],
 ) -> Result<(), Error> {
-    memory.write_slice(bytes, at).map_err(|source| Error::Write { what, at, source })
+    memory
+        .write_slice(bytes, at)
+        .map_err(|source| Error::Write { what, at, source })
 }

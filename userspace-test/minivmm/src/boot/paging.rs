@@ -30,7 +30,11 @@ pub fn write_identity_map(memory: &GuestMemoryMmap) -> Result<GuestAddress, Erro
     let put = |table: GuestAddress, index: u64, entry: u64| {
         memory
             .write_obj(entry, table.unchecked_add(index * 8))
-            .map_err(|source| Error::Write { what: "page tables", at: table, source })
+            .map_err(|source| Error::Write {
+                what: "page tables",
+                at: table,
+                source,
+            })
     };
 
     put(root, 0, pointers.0 | PRESENT | WRITABLE)?;
@@ -52,13 +56,19 @@ mod tests {
     fn walk(memory: &GuestMemoryMmap, root: GuestAddress, linear: u64) -> u64 {
         let frame = |entry: u64| GuestAddress(entry & !(TABLE_SIZE - 1));
         let entry = |table: GuestAddress, shift: u64| -> u64 {
-            let index = linear >> shift & (ENTRIES - 1);
-            memory.read_obj(table.unchecked_add(index * 8)).expect("in memory")
+            let index = (linear >> shift) & (ENTRIES - 1);
+            memory
+                .read_obj(table.unchecked_add(index * 8))
+                .expect("in memory")
         };
         let pointers = entry(root, 39);
         let directory = entry(frame(pointers), 30);
         let page = entry(frame(directory), 21);
-        assert_eq!(pointers & directory & page & PRESENT, PRESENT, "{linear:#x} is not mapped");
+        assert_eq!(
+            pointers & directory & page & PRESENT,
+            PRESENT,
+            "{linear:#x} is not mapped"
+        );
         (page & !0x1f_ffff) | (linear & 0x1f_ffff)
     }
 
@@ -69,14 +79,18 @@ mod tests {
         for linear in [0, 0x7c00, 0x10_0000, 0x3fff_ffff, 0x4000_0000, 0xffff_ffff] {
             assert_eq!(walk(&memory, root, linear), linear);
         }
-        let fifth: u64 =
-            memory.read_obj(GuestAddress(root.0 + TABLE_SIZE + 4 * 8)).expect("in memory");
+        let fifth: u64 = memory
+            .read_obj(GuestAddress(root.0 + TABLE_SIZE + 4 * 8))
+            .expect("in memory");
         assert_eq!(fifth, 0, "more than 4 GiB are mapped");
     }
 
     #[test]
     fn memory_too_small_is_an_error() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0xa000)]).expect("memory");
-        assert!(matches!(write_identity_map(&memory), Err(Error::Write { .. })));
+        assert!(matches!(
+            write_identity_map(&memory),
+            Err(Error::Write { .. })
+        ));
     }
 }

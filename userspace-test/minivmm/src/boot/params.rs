@@ -35,7 +35,10 @@ pub fn cmdline(user: Option<&str>, limit: usize) -> Result<Vec<u8>, Error> {
     }
     let limit = limit.min(layout::CMDLINE_SIZE - 1);
     if line.len() > limit {
-        return Err(Error::CmdlineTooLong { length: line.len(), limit });
+        return Err(Error::CmdlineTooLong {
+            length: line.len(),
+            limit,
+        });
     }
     line.push('\0');
     Ok(line.into_bytes())
@@ -45,7 +48,10 @@ pub fn cmdline(user: Option<&str>, limit: usize) -> Result<Vec<u8>, Error> {
 ///
 /// `ram` is what [`layout::ram`] gave, `initrd` where the RAM disk lies (below 4 GiB).
 pub fn zero_page(header: setup_header, ram: &[Range], initrd: Option<Range>) -> boot_params {
-    let mut params = boot_params { hdr: header, ..Default::default() };
+    let mut params = boot_params {
+        hdr: header,
+        ..Default::default()
+    };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = low32(layout::CMDLINE);
     if let Some((start, size)) = initrd {
@@ -76,7 +82,11 @@ fn memory_map(ram: &[Range]) -> Vec<boot_e820_entry> {
 }
 
 fn entry(start: GuestAddress, end: GuestAddress, type_: u32) -> boot_e820_entry {
-    boot_e820_entry { addr: start.raw_value(), size: end.unchecked_offset_from(start), type_ }
+    boot_e820_entry {
+        addr: start.raw_value(),
+        size: end.unchecked_offset_from(start),
+        type_,
+    }
 }
 
 /// An address the boot protocol holds in 32 bits.
@@ -116,7 +126,10 @@ mod tests {
     #[test]
     fn the_parameters_of_the_user_come_last() {
         let line = String::from_utf8(cmdline(Some(" quiet "), 2048).expect("short")).expect("text");
-        assert!(line.starts_with("console=ttyS0 ") && line.ends_with(" quiet\0"), "{line:?}");
+        assert!(
+            line.starts_with("console=ttyS0 ") && line.ends_with(" quiet\0"),
+            "{line:?}"
+        );
         let bare = cmdline(None, 2048).expect("short");
         assert_eq!(cmdline(Some("  "), 2048).expect("short"), bare);
     }
@@ -127,17 +140,27 @@ mod tests {
         assert!(cmdline(Some(&"x".repeat(room)), 255).is_ok());
         assert!(matches!(
             cmdline(Some(&"x".repeat(room + 1)), 255),
-            Err(Error::CmdlineTooLong { length: 256, limit: 255 })
+            Err(Error::CmdlineTooLong {
+                length: 256,
+                limit: 255
+            })
         ));
     }
 
     #[test]
     fn the_zero_page_names_loader_line_and_ram_disk() {
         let initrd = (GuestAddress(0x300_0000), 0x1234);
-        let params = zero_page(setup_header::default(), &layout::ram(64 << 20), Some(initrd));
+        let params = zero_page(
+            setup_header::default(),
+            &layout::ram(64 << 20),
+            Some(initrd),
+        );
         let header = params.hdr;
         assert_eq!({ header.type_of_loader }, 0xff);
         assert_eq!({ header.cmd_line_ptr }, 0x2_0000);
-        assert_eq!(({ header.ramdisk_image }, { header.ramdisk_size }), (0x300_0000, 0x1234));
+        assert_eq!(
+            ({ header.ramdisk_image }, { header.ramdisk_size }),
+            (0x300_0000, 0x1234)
+        );
     }
 }

@@ -88,7 +88,10 @@ pub fn real_mode(reset: kvm_sregs, entry: GuestAddress) -> Result<CpuState, Erro
         apic_base: APIC_BASE,
         ..with_data_segments(reset, data)
     };
-    Ok(CpuState { regs: regs(u64::from(offset), GuestAddress(0x7000)), sregs })
+    Ok(CpuState {
+        regs: regs(u64::from(offset), GuestAddress(0x7000)),
+        sregs,
+    })
 }
 
 fn protected(
@@ -113,15 +116,30 @@ fn protected(
         apic_base: APIC_BASE,
         ..with_data_segments(reset, gdt::data())
     };
-    Ok(CpuState { regs: regs(entry.raw_value(), layout::STACK), sregs })
+    Ok(CpuState {
+        regs: regs(entry.raw_value(), layout::STACK),
+        sregs,
+    })
 }
 
 fn with_data_segments(sregs: kvm_sregs, data: kvm_segment) -> kvm_sregs {
-    kvm_sregs { ds: data, es: data, fs: data, gs: data, ss: data, ..sregs }
+    kvm_sregs {
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        ..sregs
+    }
 }
 
 fn regs(rip: u64, stack: GuestAddress) -> kvm_regs {
-    kvm_regs { rip, rsp: stack.raw_value(), rflags: RFLAGS_FIXED, ..Default::default() }
+    kvm_regs {
+        rip,
+        rsp: stack.raw_value(),
+        rflags: RFLAGS_FIXED,
+        ..Default::default()
+    }
 }
 
 #[cfg(test)]
@@ -145,16 +163,18 @@ mod tests {
         let table = state.sregs.gdt;
         assert_eq!(table.limit, 39);
         let code: u64 = memory
-            .read_obj(GuestAddress(table.base + u64::from(state.sregs.cs.selector)))
+            .read_obj(GuestAddress(
+                table.base + u64::from(state.sregs.cs.selector),
+            ))
             .expect("in memory");
         assert_eq!(code, gdt::table(CodeSize::Bits64)[2]);
-        assert_eq!(state.sregs.apic_base & 1 << 11, 0, "the local APIC is on");
+        assert_eq!(state.sregs.apic_base & (1 << 11), 0, "the local APIC is on");
     }
 
     #[test]
     fn protected_mode_has_no_paging() {
-        let state = protected_mode(&memory(), kvm_sregs::default(), GuestAddress(0x1_0000))
-            .expect("fits");
+        let state =
+            protected_mode(&memory(), kvm_sregs::default(), GuestAddress(0x1_0000)).expect("fits");
         assert_eq!(state.sregs.cr0, 0x11);
         assert_eq!((state.sregs.cs.l, state.sregs.cs.db), (0, 1));
     }
@@ -167,7 +187,9 @@ mod tests {
         }
         assert!(matches!(
             real_mode(kvm_sregs::default(), GuestAddress(0x10_0000)),
-            Err(Error::NotInRealMode { entry: GuestAddress(0x10_0000) })
+            Err(Error::NotInRealMode {
+                entry: GuestAddress(0x10_0000)
+            })
         ));
     }
 }

@@ -11,7 +11,10 @@ use vm_memory::GuestAddress;
 /// A sentence that names the text, for clap to print.
 pub fn parse(text: &str) -> Result<GuestAddress, String> {
     let digits = text.replace('_', "");
-    let parsed = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+    let parsed = match digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"))
+    {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => digits.parse(),
     };

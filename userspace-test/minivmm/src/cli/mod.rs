@@ -72,7 +72,9 @@ mod tests {
     use clap::CommandFactory;
 
     fn refused(line: &[&str]) -> ErrorKind {
-        Cli::try_parse_from(line).expect_err("the line is not valid").kind()
+        Cli::try_parse_from(line)
+            .expect_err("the line is not valid")
+            .kind()
     }
 
     #[test]
@@ -83,7 +85,10 @@ mod tests {
     #[test]
     fn bench_exits_takes_json() {
         let cli = Cli::try_parse_from(["minivmm", "bench", "exits", "--json"]).expect("valid");
-        let Command::Bench(BenchArgs { command: BenchCommand::Exits(args) }) = cli.command else {
+        let Command::Bench(BenchArgs {
+            command: BenchCommand::Exits(args),
+        }) = cli.command
+        else {
             panic!("parsed as another command");
         };
         assert!(args.json);

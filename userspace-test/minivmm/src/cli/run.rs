@@ -19,11 +19,11 @@ pub struct RunArgs {
     pub kernel: Option<PathBuf>,
 
     /// Initial RAM disk for the kernel
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", conflicts_with = "flat")]
     pub initrd: Option<PathBuf>,
 
     /// Kernel parameters; they follow, and so win over, those that describe this machine
-    #[arg(long, value_name = "PARAMETERS", requires = "kernel")]
+    #[arg(long, value_name = "PARAMETERS", conflicts_with = "flat")]
     pub cmdline: Option<String>,
 
     /// Raw code to run, as it is
@@ -31,16 +31,21 @@ pub struct RunArgs {
     pub flat: Option<PathBuf>,
 
     /// Guest-physical address to load the raw code at
-    #[arg(long, value_name = "ADDRESS", default_value = "0x7c00", requires = "flat")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0x7c00",
+        conflicts_with = "kernel"
+    )]
     #[arg(value_parser = address::parse)]
     pub load: GuestAddress,
 
     /// Guest-physical address to start the raw code at [default: where it is loaded]
-    #[arg(long, value_name = "ADDRESS", requires = "flat", value_parser = address::parse)]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "kernel", value_parser = address::parse)]
     pub entry: Option<GuestAddress>,
 
     /// Processor mode to start the raw code in
-    #[arg(long, value_enum, default_value_t = FlatMode::Real, requires = "flat")]
+    #[arg(long, value_enum, default_value_t = FlatMode::Real, conflicts_with = "kernel")]
     pub mode: FlatMode,
 
     /// Guest memory, in MiB
@@ -74,7 +79,10 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<RunArgs, ErrorKind> {
         let line = ["minivmm", "run"].iter().chain(arguments);
-        match Cli::try_parse_from(line).map_err(|error| error.kind())?.command {
+        match Cli::try_parse_from(line)
+            .map_err(|error| error.kind())?
+            .command
+        {
             Command::Run(args) => Ok(args),
             other => panic!("parsed as {other:?}"),
         }
@@ -83,8 +91,15 @@ mod tests {
     #[test]
     fn linux_with_everything() {
         let args = parse(&[
-            "--kernel", "bzImage", "--initrd", "cpio", "--cmdline", "quiet init=/bin/sh",
-            "--memory", "512", "--trace",
+            "--kernel",
+            "bzImage",
+            "--initrd",
+            "cpio",
+            "--cmdline",
+            "quiet init=/bin/sh",
+            "--memory",
+            "512",
+            "--trace",
         ])
         .expect("valid");
         assert_eq!(args.kernel, Some("bzImage".into()));
@@ -137,7 +152,10 @@ mod tests {
 
     #[test]
     fn memory_has_limits() {
-        assert_eq!(parse(&["--kernel", "a", "--memory", "0"]).err(), Some(ErrorKind::ValueValidation));
+        assert_eq!(
+            parse(&["--kernel", "a", "--memory", "0"]).err(),
+            Some(ErrorKind::ValueValidation)
+        );
         assert_eq!(
             parse(&["--kernel", "a", "--memory", "1048577"]).err(),
             Some(ErrorKind::ValueValidation)

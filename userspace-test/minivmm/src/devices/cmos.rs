@@ -49,7 +49,9 @@ impl Cmos {
     /// A clock that follows the host's.
     pub fn new() -> Self {
         Self::with_clock(|| {
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs())
         })
     }
 
@@ -97,7 +99,7 @@ impl Cmos {
 
 /// Two decimal digits, one in each half of a byte.
 fn bcd(value: u8) -> u8 {
-    (value / 10) << 4 | value % 10
+    ((value / 10) << 4) | (value % 10)
 }
 
 /// A date and time of the Gregorian calendar.

@@ -33,7 +33,7 @@ pub enum Reset {
     /// Bit 0 of port 0x92.
     FastA20,
     /// Bit 2 of port 0xcf9.
-    ResetControl,
+    PciControl,
 }
 
 impl Reset {
@@ -42,7 +42,7 @@ impl Reset {
         match self {
             Self::KeyboardController => "the keyboard controller (port 0x64)",
             Self::FastA20 => "the fast reset (port 0x92)",
-            Self::ResetControl => "the reset control register (port 0xcf9)",
+            Self::PciControl => "the reset control register (port 0xcf9)",
         }
     }
 
@@ -51,7 +51,7 @@ impl Reset {
         match port {
             KEYBOARD_COMMAND if value == PULSE_RESET => Some(Self::KeyboardController),
             FAST_A20 if value & FAST_RESET != 0 => Some(Self::FastA20),
-            RESET_CONTROL if value & RESET_CPU != 0 => Some(Self::ResetControl),
+            RESET_CONTROL if value & RESET_CPU != 0 => Some(Self::PciControl),
             _ => None,
         }
     }
@@ -75,7 +75,7 @@ mod tests {
     fn each_way_resets() {
         assert_eq!(Reset::asked_by(0x64, 0xfe), Some(Reset::KeyboardController));
         assert_eq!(Reset::asked_by(0x92, 0x03), Some(Reset::FastA20));
-        assert_eq!(Reset::asked_by(0xcf9, 0x06), Some(Reset::ResetControl));
+        assert_eq!(Reset::asked_by(0xcf9, 0x06), Some(Reset::PciControl));
     }
 
     #[test]

@@ -24,7 +24,12 @@ fn inb(board: &mut Board, port: u16) -> u8 {
 
 /// Programs the master controller: vectors from 0x20, nothing masked.
 fn program_pic(board: &mut Board) {
-    for (port, value) in [(PIC_MASTER, 0x11), (PIC_MASK, 0x20), (PIC_MASK, 4), (PIC_MASK, 1)] {
+    for (port, value) in [
+        (PIC_MASTER, 0x11),
+        (PIC_MASK, 0x20),
+        (PIC_MASK, 4),
+        (PIC_MASK, 1),
+    ] {
         outb(board, port, value);
     }
     outb(board, PIC_MASK, 0);
@@ -70,7 +75,7 @@ fn a_pci_configuration_address_does_not_reset() {
     board.write(0xcf8, 4, &[0, 0xff, 0, 0x80]);
     assert_eq!(board.reset_asked(), None);
     outb(&mut board, 0xcf9, 0x06);
-    assert_eq!(board.reset_asked(), Some(Reset::ResetControl));
+    assert_eq!(board.reset_asked(), Some(Reset::PciControl));
 }
 
 #[test]

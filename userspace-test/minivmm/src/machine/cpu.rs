@@ -80,13 +80,18 @@ impl Cpu<'_> {
             let exit = exit::run(self.vcpu).map_err(Error::Run)?;
             number += 1;
             // Serving the exit moves the guest on, so where it was is asked for first.
-            let rip = self.trace.then(|| self.vcpu.get_regs().ok().map(|regs| regs.rip));
+            let rip = self
+                .trace
+                .then(|| self.vcpu.get_regs().ok().map(|regs| regs.rip));
             let end = match &exit {
                 Exit::Io(pio) => self.serve_port(pio)?,
                 _ => None,
             };
             if let Some(rip) = rip {
-                eprintln!("{}", trace::line(number, &exit, exit::pio_data(self.vcpu), rip));
+                eprintln!(
+                    "{}",
+                    trace::line(number, &exit, exit::pio_data(self.vcpu), rip)
+                );
             }
             if let Some(end) = end.or_else(|| self.serve(exit)) {
                 return Ok(end);
@@ -104,7 +109,11 @@ impl Cpu<'_> {
                 .map_err(|source| Error::Interrupt { vector, source })?;
         }
         let more = state.board.interrupt_pending();
-        state.attention = if more { Attention::Window } else { Attention::None };
+        state.attention = if more {
+            Attention::Window
+        } else {
+            Attention::None
+        };
         interrupt::request_window(self.vcpu, more);
         Ok(())
     }
@@ -121,7 +130,9 @@ impl Cpu<'_> {
         let reset = state.board.reset_asked();
         drop(state);
 
-        self.console.write(&sent, || self.shared.is_over()).map_err(Error::Console)?;
+        self.console
+            .write(&sent, || self.shared.is_over())
+            .map_err(Error::Console)?;
         Ok(reset.map(End::Reset))
     }
 
@@ -139,10 +150,9 @@ impl Cpu<'_> {
                 self.shared.wait_for_interrupt();
                 None
             }
-            Exit::Shutdown
-            | Exit::FailEntry { .. }
-            | Exit::InternalError(_)
-            | Exit::Other(_) => Some(End::Died(exit)),
+            Exit::Shutdown | Exit::FailEntry { .. } | Exit::InternalError(_) | Exit::Other(_) => {
+                Some(End::Died(exit))
+            }
         }
     }
 }

@@ -2,10 +2,10 @@
 
 //! The thread that waits: for keys, for the timer, for signals, and for the guest's end.
 
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::fs::File;
+use std::io::{self, Read};
 use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::time::Duration;
 
 use super::shared::{Attention, Shared};
@@ -50,7 +50,11 @@ impl Input {
     fn new() -> Self {
         // SAFETY: descriptor 0 is only borrowed: it is never closed through this file.
         let file = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) });
-        Self { file, at_end: false, escape: Escape::default() }
+        Self {
+            file,
+            at_end: false,
+            escape: Escape::default(),
+        }
     }
 }
 
@@ -62,7 +66,13 @@ impl<'a> Events<'a> {
         signals: &'a mut Signals,
         terminal: Option<&'a RawMode>,
     ) -> Self {
-        Self { shared, kick, signals, terminal, input: Input::new() }
+        Self {
+            shared,
+            kick,
+            signals,
+            terminal,
+            input: Input::new(),
+        }
     }
 
     /// Passes events on until the guest, a person or a signal ends the machine. Whatever the

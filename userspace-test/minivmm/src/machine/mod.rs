@@ -101,8 +101,13 @@ fn drive(
     let console = Console::new().map_err(system("open standard output"))?;
     // SAFETY: the vCPU is borrowed from the caller, so it stays open while `kick` exists.
     let kick = unsafe { Kick::new(&mut vm.vcpu) }.map_err(system("handle SIGRTMIN"))?;
-    let mut cpu =
-        Cpu { vcpu: &mut vm.vcpu, shared: &shared, kick: &kick, console, trace };
+    let mut cpu = Cpu {
+        vcpu: &mut vm.vcpu,
+        shared: &shared,
+        kick: &kick,
+        console,
+        trace,
+    };
 
     thread::scope(|scope| {
         let vcpu = thread::Builder::new()
@@ -114,7 +119,9 @@ fn drive(
             })
             .map_err(system("start a thread"))?;
         let cause = Events::new(&shared, &kick, signals, terminal).pass_on();
-        let end = vcpu.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let end = vcpu
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((end, cause.map_err(system("wait for events"))?))
     })
 }
@@ -151,7 +158,10 @@ fn report(end: &End, cause: Cause, vm: &Vm) -> ExitCode {
 }
 
 fn obituary(exit: &Exit) -> String {
-    format!("minivmm: the guest has died: {}\n", trace::describe(exit, &[]))
+    format!(
+        "minivmm: the guest has died: {}\n",
+        trace::describe(exit, &[])
+    )
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -108,7 +108,9 @@ impl Shared {
         state.attention = Attention::Halted;
         let mut state = self
             .interrupt
-            .wait_while(state, |state| !state.board.interrupt_pending() && !self.is_over())
+            .wait_while(state, |state| {
+                !state.board.interrupt_pending() && !self.is_over()
+            })
             .expect("a thread of minivmm has panicked");
         state.attention = Attention::None;
     }

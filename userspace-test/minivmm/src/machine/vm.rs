@@ -2,9 +2,7 @@
 
 //! The virtual machine as KVM sees it: memory slots and one vCPU.
 
-use kvm_bindings::{
-    kvm_msr_entry, kvm_userspace_memory_region, CpuId, Msrs, KVM_API_VERSION,
-};
+use kvm_bindings::{kvm_msr_entry, kvm_userspace_memory_region, CpuId, Msrs, KVM_API_VERSION};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
@@ -16,16 +14,16 @@ use crate::boot::{cpuid, CpuState};
 const CPUID_ENTRIES: usize = 256;
 /// IA32_MTRR_DEF_TYPE: MTRRs on, everything write-back. Firmware would have set this.
 const MTRR_DEF_TYPE: u32 = 0x2ff;
-const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
+const MTRR_ENABLED_WRITE_BACK: u64 = (1 << 11) | 6;
 
 /// Why there is no virtual machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// /dev/kvm cannot be opened.
-    #[error("cannot open /dev/kvm ({source}): {hint}")]
+    #[error("cannot open /dev/kvm ({error}): {hint}")]
     Open {
         /// What the system said.
-        source: errno::Error,
+        error: errno::Error,
         /// What to do about it.
         hint: &'static str,
     },
@@ -89,8 +87,10 @@ impl Vm {
             .map_err(call("KVM_SET_TSS_ADDR"))?;
 
         let ram = layout::ram(size);
-        let memory = GuestMemoryMmap::from_ranges(&ram)
-            .map_err(|source| Error::Memory { mib: size >> 20, source })?;
+        let memory = GuestMemoryMmap::from_ranges(&ram).map_err(|source| Error::Memory {
+            mib: size >> 20,
+            source,
+        })?;
         for (slot, region) in (0..).zip(memory.iter()) {
             let region = kvm_userspace_memory_region {
                 slot,
@@ -108,7 +108,12 @@ impl Vm {
         let vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
         set_cpuid(&kvm, &vcpu)?;
         set_memory_types(&vcpu);
-        Ok(Self { vcpu, _vm: vm, memory, ram })
+        Ok(Self {
+            vcpu,
+            _vm: vm,
+            memory,
+            ram,
+        })
     }
 
     /// Puts the vCPU into a state.
@@ -117,8 +122,12 @@ impl Vm {
     ///
     /// What KVM refuses.
     pub fn set_state(&self, state: &CpuState) -> Result<(), Error> {
-        self.vcpu.set_sregs(&state.sregs).map_err(call("KVM_SET_SREGS"))?;
-        self.vcpu.set_regs(&state.regs).map_err(call("KVM_SET_REGS"))
+        self.vcpu
+            .set_sregs(&state.sregs)
+            .map_err(call("KVM_SET_SREGS"))?;
+        self.vcpu
+            .set_regs(&state.regs)
+            .map_err(call("KVM_SET_REGS"))
     }
 }
 
@@ -128,7 +137,10 @@ impl Vm {
 ///
 /// [`Error::Open`], [`Error::ApiVersion`] or [`Error::Missing`].
 pub fn open() -> Result<Kvm, Error> {
-    let kvm = Kvm::new().map_err(|source| Error::Open { source, hint: hint(source.errno()) })?;
+    let kvm = Kvm::new().map_err(|error| Error::Open {
+        error,
+        hint: hint(error.errno()),
+    })?;
     let version = kvm.get_api_version();
     if u32::try_from(version) != Ok(KVM_API_VERSION) {
         return Err(Error::ApiVersion { version });
@@ -144,8 +156,10 @@ pub fn open() -> Result<Kvm, Error> {
 /// What to do when /dev/kvm cannot be opened.
 fn hint(errno: i32) -> &'static str {
     match errno {
-        libc::ENOENT => "load a KVM module (insmod kvm.ko, or modprobe kvm_intel); `minivmm info` \
-                         says whether this processor can do it",
+        libc::ENOENT => {
+            "load a KVM module (insmod kvm.ko, or modprobe kvm_intel); `minivmm info` \
+                         says whether this processor can do it"
+        }
         libc::EACCES | libc::EPERM => "be root, or join the group that may (usually kvm)",
         libc::ENODEV | libc::ENXIO => {
             "the device is there and no module behind it; `dmesg` says why it went"

@@ -24,7 +24,9 @@ impl Console {
     ///
     /// What the system says when there is no standard output.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { output: File::from(io::stdout().as_fd().try_clone_to_owned()?) })
+        Ok(Self {
+            output: File::from(io::stdout().as_fd().try_clone_to_owned()?),
+        })
     }
 
     /// Writes all of `bytes`, however long the reader takes; gives up, without an error, once

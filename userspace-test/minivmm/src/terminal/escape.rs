@@ -25,7 +25,10 @@ pub struct Escape {
 impl Escape {
     /// Takes the next piece of input.
     pub fn take(&mut self, input: &[u8]) -> Typed {
-        let mut typed = Typed { bytes: Vec::with_capacity(input.len()), end: false };
+        let mut typed = Typed {
+            bytes: Vec::with_capacity(input.len()),
+            end: false,
+        };
         for &byte in input {
             match (self.after_prefix, byte) {
                 (false, PREFIX) => self.after_prefix = true,
@@ -54,7 +57,10 @@ mod tests {
 
     fn typed(pieces: &[&[u8]]) -> Typed {
         let mut escape = Escape::default();
-        let mut all = Typed { bytes: Vec::new(), end: false };
+        let mut all = Typed {
+            bytes: Vec::new(),
+            end: false,
+        };
         for piece in pieces {
             let typed = escape.take(piece);
             all.bytes.extend(typed.bytes);
@@ -65,25 +71,60 @@ mod tests {
 
     #[test]
     fn plain_text_passes() {
-        assert_eq!(typed(&[b"ls -l\r"]), Typed { bytes: b"ls -l\r".to_vec(), end: false });
+        assert_eq!(
+            typed(&[b"ls -l\r"]),
+            Typed {
+                bytes: b"ls -l\r".to_vec(),
+                end: false
+            }
+        );
     }
 
     #[test]
     fn ctrl_a_x_ends_in_either_case_and_however_cut() {
-        for pieces in [&[&b"a\x01x"[..]][..], &[b"a\x01X"], &[b"a\x01", b"xb"], &[b"a", b"\x01", b"X"]]
-        {
-            assert_eq!(typed(pieces), Typed { bytes: b"a".to_vec(), end: true }, "{pieces:?}");
+        for pieces in [
+            &[&b"a\x01x"[..]][..],
+            &[b"a\x01X"],
+            &[b"a\x01", b"xb"],
+            &[b"a", b"\x01", b"X"],
+        ] {
+            assert_eq!(
+                typed(pieces),
+                Typed {
+                    bytes: b"a".to_vec(),
+                    end: true
+                },
+                "{pieces:?}"
+            );
         }
     }
 
     #[test]
     fn ctrl_a_twice_is_one() {
-        assert_eq!(typed(&[b"\x01\x01x"]), Typed { bytes: b"\x01x".to_vec(), end: false });
-        assert_eq!(typed(&[b"\x01", b"\x01"]), Typed { bytes: b"\x01".to_vec(), end: false });
+        assert_eq!(
+            typed(&[b"\x01\x01x"]),
+            Typed {
+                bytes: b"\x01x".to_vec(),
+                end: false
+            }
+        );
+        assert_eq!(
+            typed(&[b"\x01", b"\x01"]),
+            Typed {
+                bytes: b"\x01".to_vec(),
+                end: false
+            }
+        );
     }
 
     #[test]
     fn ctrl_a_and_something_else_reaches_the_guest() {
-        assert_eq!(typed(&[b"\x01", b"bx"]), Typed { bytes: b"\x01bx".to_vec(), end: false });
+        assert_eq!(
+            typed(&[b"\x01", b"bx"]),
+            Typed {
+                bytes: b"\x01bx".to_vec(),
+                end: false
+            }
+        );
     }
 }

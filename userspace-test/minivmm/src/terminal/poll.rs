@@ -34,8 +34,11 @@ fn wait<const N: usize>(
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     // poll(2) skips negative descriptors.
-    let mut polled =
-        fds.map(|fd| libc::pollfd { fd: fd.unwrap_or(-1), events, revents: 0 });
+    let mut polled = fds.map(|fd| libc::pollfd {
+        fd: fd.unwrap_or(-1),
+        events,
+        revents: 0,
+    });
     let timeout = timeout.map_or(-1, |timeout| {
         libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX)
     });

@@ -49,7 +49,9 @@ impl Signals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new, so nobody else owns it.
-        Ok(Self { file: unsafe { File::from_raw_fd(fd) } })
+        Ok(Self {
+            file: unsafe { File::from_raw_fd(fd) },
+        })
     }
 
     /// The next signal that has arrived; `None` if there is none.

@@ -52,7 +52,11 @@ fn read_code(vcpu: &VcpuFd, memory: &GuestMemoryMmap, linear: u64) -> CodeByte {
     vcpu.translate_gva(linear)
         .ok()
         .filter(|translation| translation.valid != 0)
-        .and_then(|translation| memory.read_obj(GuestAddress(translation.physical_address)).ok())
+        .and_then(|translation| {
+            memory
+                .read_obj(GuestAddress(translation.physical_address))
+                .ok()
+        })
         .map_or(CodeByte::Unmapped, CodeByte::Is)
 }
 
@@ -73,10 +77,30 @@ impl Display for Dump {
 
 fn write_registers(f: &mut Formatter<'_>, regs: &kvm_regs) -> fmt::Result {
     let rows = [
-        [("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx), ("rdx", regs.rdx)],
-        [("rsi", regs.rsi), ("rdi", regs.rdi), ("rbp", regs.rbp), ("rsp", regs.rsp)],
-        [("r8 ", regs.r8), ("r9 ", regs.r9), ("r10", regs.r10), ("r11", regs.r11)],
-        [("r12", regs.r12), ("r13", regs.r13), ("r14", regs.r14), ("r15", regs.r15)],
+        [
+            ("rax", regs.rax),
+            ("rbx", regs.rbx),
+            ("rcx", regs.rcx),
+            ("rdx", regs.rdx),
+        ],
+        [
+            ("rsi", regs.rsi),
+            ("rdi", regs.rdi),
+            ("rbp", regs.rbp),
+            ("rsp", regs.rsp),
+        ],
+        [
+            ("r8 ", regs.r8),
+            ("r9 ", regs.r9),
+            ("r10", regs.r10),
+            ("r11", regs.r11),
+        ],
+        [
+            ("r12", regs.r12),
+            ("r13", regs.r13),
+            ("r14", regs.r14),
+            ("r15", regs.r15),
+        ],
     ];
     for row in rows {
         for (name, value) in row {
@@ -84,12 +108,17 @@ fn write_registers(f: &mut Formatter<'_>, regs: &kvm_regs) -> fmt::Result {
         }
         writeln!(f)?;
     }
-    writeln!(f, "  rip {:016x}  flags {:08x}{}", regs.rip, regs.rflags, flags(regs.rflags))
+    let flags = flags(regs.rflags).join(" ");
+    writeln!(
+        f,
+        "  rip {:016x}  flags {:08x} {flags}",
+        regs.rip, regs.rflags
+    )
 }
 
 /// The names of the flags that are set.
-fn flags(rflags: u64) -> String {
-    const NAMES: [(u32, &str); 17] = [
+fn flags(rflags: u64) -> Vec<&'static str> {
+    const NAMES: [(u32, &str); 18] = [
         (0, "CF"),
         (2, "PF"),
         (4, "AF"),
@@ -99,6 +128,8 @@ fn flags(rflags: u64) -> String {
         (9, "IF"),
         (10, "DF"),
         (11, "OF"),
+        (12, "IOPL&1"),
+        (13, "IOPL&2"),
         (14, "NT"),
         (16, "RF"),
         (17, "VM"),
@@ -106,12 +137,11 @@ fn flags(rflags: u64) -> String {
         (19, "VIF"),
         (20, "VIP"),
         (21, "ID"),
-        (12, "IOPL"),
     ];
     NAMES
         .iter()
-        .filter(|(bit, _)| rflags >> bit & 1 != 0)
-        .map(|(_, name)| format!(" {name}"))
+        .filter(|(bit, _)| (rflags >> bit) & 1 != 0)
+        .map(|(_, name)| *name)
         .collect()
 }
 
@@ -138,7 +168,11 @@ fn write_system(f: &mut Formatter<'_>, sregs: &kvm_sregs) -> fmt::Result {
         "  cr0 {:08x}  cr2 {:016x}  cr3 {:016x}  cr4 {:08x}  cr8 {:x}",
         sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8
     )?;
-    writeln!(f, "  efer {:08x}  apic base {:016x}", sregs.efer, sregs.apic_base)
+    writeln!(
+        f,
+        "  efer {:08x}  apic base {:016x}",
+        sregs.efer, sregs.apic_base
+    )
 }
 
 fn write_segment(f: &mut Formatter<'_>, name: &str, segment: &kvm_segment) -> fmt::Result {
@@ -159,7 +193,11 @@ fn write_segment(f: &mut Formatter<'_>, name: &str, segment: &kvm_segment) -> fm
         segment.type_,
         if segment.s == 0 { " system" } else { "" },
         segment.dpl,
-        if segment.present == 0 { " not present" } else { "" },
+        if segment.present == 0 {
+            " not present"
+        } else {
+            ""
+        },
     )
 }
 
@@ -188,32 +226,61 @@ mod tests {
         let mut code = vec![CodeByte::Is(0x90); (BEFORE + FROM) as usize];
         code[BEFORE as usize] = CodeByte::Is(0xf4);
         code[0] = CodeByte::Unmapped;
-        let dump = Dump { regs: None, sregs: None, code }.to_string();
-        assert!(dump.starts_with("  code ?? 90") && dump.contains("90 <f4> 90"), "{dump}");
+        let dump = Dump {
+            regs: None,
+            sregs: None,
+            code,
+        }
+        .to_string();
+        assert!(
+            dump.starts_with("  code ?? 90") && dump.contains("90 <f4> 90"),
+            "{dump}"
+        );
     }
 
     #[test]
     fn flags_have_names() {
-        assert_eq!(flags(0x246), " PF ZF IF");
-        assert_eq!(flags(0x2), "");
+        assert_eq!(flags(0x246), ["PF", "ZF", "IF"]);
+        assert!(flags(0x2).is_empty());
     }
 
     #[test]
     fn segments_say_their_size() {
         let sregs = kvm_sregs {
-            cs: kvm_segment { selector: 0x10, l: 1, type_: 0xb, s: 1, present: 1, ..Default::default() },
-            ss: kvm_segment { unusable: 1, ..Default::default() },
+            cs: kvm_segment {
+                selector: 0x10,
+                l: 1,
+                type_: 0xb,
+                s: 1,
+                present: 1,
+                ..Default::default()
+            },
+            ss: kvm_segment {
+                unusable: 1,
+                ..Default::default()
+            },
             ..Default::default()
         };
-        let dump = Dump { regs: Some(kvm_regs::default()), sregs: Some(sregs), code: Vec::new() }
-            .to_string();
-        assert!(dump.contains("cs  0010 base") && dump.contains("64-bit"), "{dump}");
+        let dump = Dump {
+            regs: Some(kvm_regs::default()),
+            sregs: Some(sregs),
+            code: Vec::new(),
+        }
+        .to_string();
+        assert!(
+            dump.contains("cs  0010 base") && dump.contains("64-bit"),
+            "{dump}"
+        );
         assert!(dump.contains("ss  0000 unusable"), "{dump}");
     }
 
     #[test]
     fn what_kvm_does_not_tell_is_left_out() {
-        let dump = Dump { regs: None, sregs: None, code: Vec::new() };
+        let dump = Dump {
+            regs: None,
+            sregs: None,
+            code: Vec::new(),
+        };
         assert_eq!(dump.to_string(), "");
     }
 }

@@ -89,11 +89,15 @@ pub fn run(vcpu: &mut VcpuFd) -> Result<Exit, errno::Error> {
         Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => None,
         Ok(VcpuExit::MmioRead(address, data)) => {
             data.fill(0xff);
-            Some(Exit::MmioRead { address, width: data.len() })
+            Some(Exit::MmioRead {
+                address,
+                width: data.len(),
+            })
         }
-        Ok(VcpuExit::MmioWrite(address, data)) => {
-            Some(Exit::MmioWrite { address, data: data.to_vec() })
-        }
+        Ok(VcpuExit::MmioWrite(address, data)) => Some(Exit::MmioWrite {
+            address,
+            data: data.to_vec(),
+        }),
         Ok(VcpuExit::Hlt) => Some(Exit::Halt),
         Ok(VcpuExit::IrqWindowOpen) => Some(Exit::InterruptWindow),
         Ok(VcpuExit::Intr) => Some(Exit::Interrupted),
@@ -141,13 +145,20 @@ fn internal_error(run: &kvm::kvm_run) -> InternalError {
         });
     let instruction = if has_bytes {
         // A length and up to 15 bytes follow the flags.
-        let bytes: Vec<u8> = data[1..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let bytes: Vec<u8> = data[1..]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
         let length = bytes.first().map_or(0, |length| usize::from(*length));
         bytes.get(1..=length).unwrap_or_default().to_vec()
     } else {
         Vec::new()
     };
-    InternalError { suberror: internal.suberror, data, instruction }
+    InternalError {
+        suberror: internal.suberror,
+        data,
+        instruction,
+    }
 }
 
 /// The bytes of the port access that the last run ended with: to be read for OUT, to be filled for

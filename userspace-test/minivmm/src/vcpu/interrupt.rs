@@ -40,7 +40,9 @@ pub fn request_window(vcpu: &mut VcpuFd, wanted: bool) {
 ///
 /// The errno of KVM_INTERRUPT.
 pub fn inject(vcpu: &VcpuFd, vector: u8) -> Result<(), errno::Error> {
-    let interrupt = kvm_interrupt { irq: u32::from(vector) };
+    let interrupt = kvm_interrupt {
+        irq: u32::from(vector),
+    };
     // SAFETY: the descriptor is a vCPU's, the argument is what the call reads, and the result is
     // checked.
     match unsafe { ioctl_with_ref(vcpu, KVM_INTERRUPT(), &interrupt) } {

@@ -52,7 +52,8 @@ impl Kick {
     /// The calling thread is the one that runs the vCPU.
     pub fn run_by_this_thread(&self) {
         // SAFETY: the call has no arguments and cannot fail.
-        self.thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+        self.thread
+            .store(unsafe { libc::gettid() }, Ordering::SeqCst);
     }
 
     /// Makes the KVM_RUN that is under way, or else the next one, return at once.

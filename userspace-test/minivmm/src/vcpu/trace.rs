@@ -30,14 +30,21 @@ pub fn describe(exit: &Exit, data: &[u8]) -> String {
             format!("MMIO read {address:#x} {} all ones", bytes(*width))
         }
         Exit::MmioWrite { address, data } => {
-            format!("MMIO write {address:#x} {} {}", bytes(data.len()), value(data))
+            format!(
+                "MMIO write {address:#x} {} {}",
+                bytes(data.len()),
+                value(data)
+            )
         }
         Exit::Halt => "HLT".into(),
         Exit::InterruptWindow => "IRQ_WINDOW_OPEN".into(),
         Exit::Interrupted => "INTR".into(),
         Exit::Shutdown => "SHUTDOWN (triple fault)".into(),
         Exit::FailEntry { reason, cpu } => {
-            format!("FAIL_ENTRY hardware reason {reason:#x} on CPU {cpu}{}", fail_entry(*reason))
+            format!(
+                "FAIL_ENTRY hardware reason {reason:#x} on CPU {cpu}{}",
+                fail_entry(*reason)
+            )
         }
         Exit::InternalError(error) => {
             let mut text = format!("INTERNAL_ERROR {}", suberror(error.suberror));
@@ -70,7 +77,10 @@ fn describe_pio(pio: &Pio, data: &[u8]) -> String {
 
 /// A little-endian number, and the character it may be.
 fn value(data: &[u8]) -> String {
-    let number = data.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    let number = data
+        .iter()
+        .rev()
+        .fold(0u64, |number, byte| (number << 8) | u64::from(*byte));
     match data {
         [byte] if byte.is_ascii_graphic() || *byte == b' ' => {
             format!("{number:#x} '{}'", char::from(*byte))
@@ -149,7 +159,12 @@ mod tests {
     use super::*;
 
     fn pio(direction: Direction, width: usize, count: usize) -> Exit {
-        Exit::Io(Pio { direction, port: 0x3f8, width, count })
+        Exit::Io(Pio {
+            direction,
+            port: 0x3f8,
+            width,
+            count,
+        })
     }
 
     #[test]
@@ -176,15 +191,31 @@ mod tests {
 
     #[test]
     fn an_internal_error_shows_its_instruction() {
-        let error = InternalError { suberror: 1, data: vec![1], instruction: vec![0x0f, 0xff] };
+        let error = InternalError {
+            suberror: 1,
+            data: vec![1],
+            instruction: vec![0x0f, 0xff],
+        };
         let text = describe(&Exit::InternalError(error), &[]);
-        assert!(text.contains("EMULATION") && text.contains("instruction 0f ff"), "{text}");
+        assert!(
+            text.contains("EMULATION") && text.contains("instruction 0f ff"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_failed_entry_is_explained() {
-        let text = describe(&Exit::FailEntry { reason: 0x8000_0021, cpu: 1 }, &[]);
-        assert!(text.contains("invalid guest state") && text.contains("CPU 1"), "{text}");
+        let text = describe(
+            &Exit::FailEntry {
+                reason: 0x8000_0021,
+                cpu: 1,
+            },
+            &[],
+        );
+        assert!(
+            text.contains("invalid guest state") && text.contains("CPU 1"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -76,8 +76,14 @@ fn boot(
     let memory = GuestMemoryMmap::from_ranges(&ram).expect("memory");
     let (image, initrd) = (file(image), initrd.map(file));
     let initrd = initrd.as_ref().map(TempFile::as_path);
-    let state =
-        load(&memory, &ram, image.as_path(), initrd, Some("quiet"), kvm_sregs::default())?;
+    let state = load(
+        &memory,
+        &ram,
+        image.as_path(),
+        initrd,
+        Some("quiet"),
+        kvm_sregs::default(),
+    )?;
     Ok((memory, state))
 }
 
@@ -91,13 +97,17 @@ fn a_bzimage_starts_at_its_64_bit_entry() {
     assert_eq!(state.regs.rip, 0x10_0200);
     assert_eq!(state.regs.rsi, layout::ZERO_PAGE.0);
     let mut code = [0; CODE.len()];
-    memory.read_slice(&mut code, layout::HIGH_MEMORY).expect("in memory");
+    memory
+        .read_slice(&mut code, layout::HIGH_MEMORY)
+        .expect("in memory");
     assert_eq!(code, CODE);
     let header = zero_page(&memory).hdr;
     assert_eq!({ header.version }, 0x020f);
     assert_eq!(({ header.ramdisk_image }, { header.ramdisk_size }), (0, 0));
     let mut line = [0; 13];
-    memory.read_slice(&mut line, GuestAddress(u64::from({ header.cmd_line_ptr }))).expect("there");
+    memory
+        .read_slice(&mut line, GuestAddress(u64::from(header.cmd_line_ptr)))
+        .expect("there");
     assert_eq!(&line, b"console=ttyS0");
 }
 
@@ -105,7 +115,12 @@ fn a_bzimage_starts_at_its_64_bit_entry() {
 fn a_vmlinux_starts_at_its_entry() {
     let (memory, state) = boot(&vmlinux(), None, 64).expect("boots");
     assert_eq!(state.regs.rip, 0x100_0040);
-    assert_eq!(memory.read_obj::<[u8; 4]>(GuestAddress(0x100_0000)).expect("there"), *b"text");
+    assert_eq!(
+        memory
+            .read_obj::<[u8; 4]>(GuestAddress(0x100_0000))
+            .expect("there"),
+        *b"text"
+    );
     let header = zero_page(&memory).hdr;
     assert_eq!({ header.boot_flag }, 0xaa55);
     assert_eq!({ header.header }, 0x5372_6448);
@@ -117,7 +132,7 @@ fn the_ram_disk_is_at_the_end_of_memory() {
     let header = zero_page(&memory).hdr;
     assert_eq!({ header.ramdisk_image }, 64 * 0x10_0000 - 0x2000);
     assert_eq!({ header.ramdisk_size }, 5000);
-    let start = GuestAddress(u64::from({ header.ramdisk_image }));
+    let start = GuestAddress(u64::from(header.ramdisk_image));
     assert_eq!(memory.read_obj::<[u8; 4]>(start).expect("there"), [7; 4]);
 }
 
@@ -130,7 +145,12 @@ fn the_ram_disk_stays_below_the_kernels_limit() {
 #[test]
 fn the_ram_disk_keeps_clear_of_the_kernel() {
     let end = 18 * MIB;
-    assert_eq!(place_initrd(MIB, end, 19 * MIB, u32::MAX.into()).expect("fits").0, end);
+    assert_eq!(
+        place_initrd(MIB, end, 19 * MIB, u32::MAX.into())
+            .expect("fits")
+            .0,
+        end
+    );
     assert!(matches!(
         place_initrd(MIB + 1, end, 19 * MIB, u32::MAX.into()),
         Err(Error::TooLittleMemory { needed: 20, .. })
@@ -144,13 +164,18 @@ fn the_ram_disk_keeps_clear_of_the_kernel() {
 #[test]
 fn the_unpacked_kernel_must_fit() {
     let error = boot(&bzimage(|_| {}), None, 17).expect_err("16 MiB + 2 MiB are needed");
-    assert!(matches!(error, Error::TooLittleMemory { needed: 18, .. }), "{error}");
+    assert!(
+        matches!(error, Error::TooLittleMemory { needed: 18, .. }),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_kernel_without_64_bit_entry_is_refused() {
-    for edit in [|h: &mut setup_header| h.xloadflags = 0, |h: &mut setup_header| h.version = 0x020b]
-    {
+    for edit in [
+        |h: &mut setup_header| h.xloadflags = 0,
+        |h: &mut setup_header| h.version = 0x020b,
+    ] {
         let error = boot(&bzimage(edit), None, 64).expect_err("no 64-bit entry");
         assert!(matches!(error, Error::No64BitEntry { .. }), "{error}");
     }
@@ -166,5 +191,8 @@ fn what_is_no_kernel_is_refused() {
 
 #[test]
 fn an_empty_ram_disk_is_refused() {
-    assert!(matches!(boot(&bzimage(|_| {}), Some(&[]), 64), Err(Error::Empty { .. })));
+    assert!(matches!(
+        boot(&bzimage(|_| {}), Some(&[]), 64),
+        Err(Error::Empty { .. })
+    ));
 }
