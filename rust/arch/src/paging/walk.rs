@@ -64,12 +64,16 @@ impl Layout {
 
     /// log2 of what an entry of `level` (1 is the last) spans.
     fn shift(self, level: u32) -> u32 {
-        12 + self.index_bits * level.saturating_sub(1)
+        self.index_bits
+            .wrapping_mul(level.saturating_sub(1))
+            .wrapping_add(12)
+            & 63
     }
 
     fn entry_address(self, table: u64, gva: Gva, level: u32) -> Gpa {
-        let index = (gva.0 >> self.shift(level)) & ((1 << self.index_bits) - 1);
-        Gpa(table).offset(index * self.entry_size)
+        let entries = if self.entry_size == 4 { 1024 } else { 512 };
+        let index = (gva.0 >> self.shift(level)) % entries;
+        Gpa(table).offset(index.wrapping_mul(self.entry_size))
     }
 }
 
@@ -291,7 +295,7 @@ impl Paging {
             && access.kind != AccessKind::Fetch
             && matches!(self.mode, Mode::Level4 | Mode::Level5)
             && self.cr4.contains(Cr4::PKE)
-            && match (self.pkru >> (2 * walk.protection_key)) & 3 {
+            && match (self.pkru >> (2 * (walk.protection_key & 0xf))) & 3 {
                 0 => false,
                 2 => write && obeys_read_only,
                 _ => true,

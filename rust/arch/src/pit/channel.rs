@@ -119,7 +119,7 @@ impl Element {
             Mode::SoftwareStrobe | Mode::HardwareStrobe => {
                 return (elapsed == period).then_some(period + 1)
             }
-            Mode::RateGenerator => period - 1,
+            Mode::RateGenerator => period.saturating_sub(1),
             Mode::SquareWave => self.high_half(),
         };
         Some(start.saturating_add(if position < split { split } else { period }))
@@ -329,7 +329,9 @@ impl Channel {
         let period = u64::from(element.period);
         match self.mode {
             Mode::InterruptOnTerminalCount | Mode::OneShot => element.elapsed(tick) >= period,
-            Mode::RateGenerator => !element.running || element.position(tick) != period - 1,
+            Mode::RateGenerator => {
+                !element.running || element.position(tick) != period.saturating_sub(1)
+            }
             Mode::SquareWave => !element.running || element.position(tick) < element.high_half(),
             Mode::SoftwareStrobe | Mode::HardwareStrobe => element.elapsed(tick) != period,
         }
@@ -363,19 +365,17 @@ impl Channel {
         let modulus = u64::from(self.modulus());
         let period = u64::from(element.period);
         let value = match self.mode {
-            Mode::RateGenerator => period - element.position(tick),
+            Mode::RateGenerator => period.saturating_sub(element.position(tick)),
             Mode::SquareWave => {
                 // Each half runs down in steps of two from the count made even.
                 let high = element.high_half();
                 let position = element.position(tick);
-                let into_half = if position < high {
-                    position
-                } else {
-                    position - high
-                };
-                (period & !1).saturating_sub(into_half * 2)
+                let into_half = position.checked_sub(high).unwrap_or(position);
+                (period & !1).saturating_sub(into_half.saturating_mul(2))
             }
-            _ => (period + modulus - element.elapsed(tick) % modulus) % modulus,
+            _ => period
+                .saturating_add(modulus)
+                .saturating_sub(element.elapsed(tick) % modulus),
         };
         let value = (value % modulus) as u16;
         if self.bcd {
