@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Memory that a guest or the kernel writes behind Rust's back.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use crate::sys::{self, Errno};
@@ -192,6 +194,39 @@ impl Mapping {
         // SAFETY: as above; a wrong access ends this test's process.
         let done = unsafe { libc::mprotect(self.start.add(offset).cast(), len, protection) };
         assert!(done == 0, "mprotect: {:?}", Errno::last());
+    }
+
+    /// How many of its pages are in memory.
+    pub fn resident_pages(&self) -> usize {
+        let mut state = vec![0u8; self.len.div_ceil(PAGE)];
+        // SAFETY: a byte for each page of the mapping.
+        unsafe { libc::mincore(self.start.cast(), self.len, state.as_mut_ptr()) };
+        state.iter().filter(|byte| **byte & 1 != 0).count()
+    }
+
+    /// How many of its pages the process would have to get from swap space, as
+    /// `/proc/self/pagemap` tells (bit 62).
+    pub fn swapped_pages(&self) -> usize {
+        let map = File::open("/proc/self/pagemap").expect("/proc/self/pagemap");
+        let mut entries = vec![0u8; self.len / PAGE * 8];
+        let first = self.address() / PAGE as u64;
+        map.read_exact_at(&mut entries, first * 8)
+            .expect("this process's pages");
+        entries
+            .chunks(8)
+            .filter(|entry| entry[7] & 0x40 != 0)
+            .count()
+    }
+
+    /// Puts new zeroed memory in the place of `offset..offset + len`.
+    pub fn map_anew(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.len);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the pages are of this mapping, which Rust sees through volatile accesses only.
+        let done =
+            unsafe { libc::mmap(self.start.add(offset).cast(), len, protection, flags, -1, 0) };
+        assert!(done != libc::MAP_FAILED, "mmap: {:?}", Errno::last());
     }
 
     /// Moves the pages elsewhere in this process; nothing is mapped where they were.

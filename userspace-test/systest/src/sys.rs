@@ -297,3 +297,56 @@ pub fn set_timer(delay: Duration, interval: Duration) {
     let done = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     must("setitimer", done.into());
 }
+
+/// A file of `len` zero bytes that has no name and lives in memory.
+pub fn memory_file(len: usize) -> OwnedFd {
+    // SAFETY: a zero-terminated name that outlives the call.
+    let fd = unsafe { libc::memfd_create(c"systest".as_ptr(), libc::MFD_CLOEXEC) };
+    let file = own(must("memfd_create", fd.into()) as RawFd);
+    // SAFETY: ftruncate has no memory arguments.
+    must(
+        "ftruncate",
+        unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) }.into(),
+    );
+    file
+}
+
+/// Gives back the memory behind `offset..offset + len` of a file.
+pub fn punch_hole(file: &OwnedFd, offset: usize, len: usize) {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: fallocate has no memory arguments.
+    let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) };
+    must("fallocate", done.into());
+}
+
+/// Swap space in a file, in use until it is dropped.
+pub struct SwapFile(CString);
+
+impl SwapFile {
+    /// Makes and turns on swap space of `pages` pages; `None` where the file system or the kernel
+    /// does not allow it.
+    pub fn on(path: &str, pages: u32) -> Option<Self> {
+        const PAGE: usize = 4096;
+        let mut content = vec![0u8; pages as usize * PAGE];
+        // The header of `mkswap`: version 1, the last page, the magic at the first page's end.
+        content[1024..1028].copy_from_slice(&1u32.to_le_bytes());
+        content[1028..1032].copy_from_slice(&(pages - 1).to_le_bytes());
+        content[PAGE - 10..PAGE].copy_from_slice(b"SWAPSPACE2");
+        std::fs::write(path, content).ok()?;
+        let name = CString::new(path).ok()?;
+        // SAFETY: a zero-terminated path that outlives the call.
+        let done = unsafe { libc::swapon(name.as_ptr(), 0) };
+        let file = Self(name);
+        (done == 0).then_some(file)
+    }
+}
+
+impl Drop for SwapFile {
+    fn drop(&mut self) {
+        // SAFETY: a zero-terminated path; both calls fail harmlessly where there is nothing to do.
+        unsafe {
+            libc::swapoff(self.0.as_ptr());
+            libc::unlink(self.0.as_ptr());
+        }
+    }
+}

@@ -5,6 +5,7 @@ use crate::harness::Test;
 
 mod exits;
 mod io;
+mod paging;
 mod signals;
 mod slots;
 mod system;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Test> {
         exits::TESTS,
         io::TESTS,
         slots::TESTS,
+        paging::TESTS,
         signals::TESTS,
     ]
     .concat()
