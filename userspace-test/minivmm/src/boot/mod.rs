@@ -9,7 +9,7 @@ pub mod layout;
 pub mod linux;
 mod paging;
 mod params;
-mod state;
+pub mod state;
 
 use std::io;
 use std::path::PathBuf;

@@ -2,75 +2,15 @@
 
 //! The smallest machine that a guest of ours needs: memory and vCPUs, no devices.
 
-use kvm_bindings::{
-    kvm_dtable, kvm_segment, kvm_userspace_memory_region, CpuId, KVM_MAX_CPUID_ENTRIES,
-};
+use kvm_bindings::{kvm_sregs, kvm_userspace_memory_region, CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap};
 
-use super::session::{Ended, Place};
-use super::{Guest, LOAD_ADDRESS};
+use super::{Error, Guest, LOAD_ADDRESS};
+use crate::boot::{layout, state, CpuState};
 
 /// Memory from guest-physical address 0, in bytes.
 const LOW_MEMORY: u64 = 4 << 20;
-
-/// Guest-physical address of the page tables and the GDT of [`Machine::start_long_mode`]; eight
-/// pages from here belong to them.
-pub const LONG_MODE_TABLES: u64 = 0x1_0000;
-
-const PAGE: u64 = 0x1000;
-const GDT: u64 = LONG_MODE_TABLES + 7 * PAGE;
-
-/// What goes wrong between us and /dev/kvm.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The device is not there or may not be opened.
-    #[error("/dev/kvm: {0}")]
-    OpenKvm(kvm_ioctls::Error),
-    /// An ioctl failed.
-    #[error("{0}: {1}")]
-    Ioctl(&'static str, kvm_ioctls::Error),
-    /// Guest memory cannot be mapped or is not where it was looked for.
-    #[error("guest memory: {0}")]
-    Memory(String),
-    /// The vCPU left the guest for a reason that no guest of ours has.
-    #[error("guest {guest} ended with {exit} at {rip:#x}")]
-    Exit {
-        /// The guest's name.
-        guest: &'static str,
-        /// The exit, as KVM reports it.
-        exit: String,
-        /// The guest's instruction pointer then.
-        rip: u64,
-    },
-    /// A guest asked for a port or an address that nothing is behind.
-    #[error("guest {guest} used {place}, where no device is")]
-    NoDevice {
-        /// The guest's name.
-        guest: &'static str,
-        /// The port or address.
-        place: Place,
-    },
-    /// The guest did something else than its demo waited for.
-    #[error("guest {guest}: waited for {wanted:?}, got {ended:?}")]
-    Order {
-        /// The guest's name.
-        guest: &'static str,
-        /// What was waited for.
-        wanted: Ended,
-        /// What came.
-        ended: Ended,
-    },
-    /// Two threads work together, and one failed.
-    #[error("the other thread ended early")]
-    Partner,
-    /// No demo of that name.
-    #[error("no demo is called {0:?}; there are: {1}")]
-    NoSuchDemo(String, String),
-    /// The output is gone.
-    #[error("writing the report: {0}")]
-    Output(#[from] std::io::Error),
-}
 
 /// A VM with a few megabytes of memory.
 pub struct Machine {
@@ -85,7 +25,8 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// As mmap and KVM_CREATE_VM, KVM_GET_SUPPORTED_CPUID and KVM_SET_USER_MEMORY_REGION give them.
+    /// As mmap, KVM_CREATE_VM, KVM_GET_SUPPORTED_CPUID, KVM_SET_TSS_ADDR,
+    /// KVM_SET_IDENTITY_MAP_ADDR and KVM_SET_USER_MEMORY_REGION give them.
     pub fn new(kvm: &Kvm) -> Result<Self, Error> {
         let mut machine = Self {
             vm: kvm
@@ -97,6 +38,15 @@ impl Machine {
                 .map_err(|e| Error::Ioctl("KVM_GET_SUPPORTED_CPUID", e))?,
             slots: 0,
         };
+        // Room for what KVM needs on a processor that cannot run real mode as it is.
+        machine
+            .vm
+            .set_tss_address(layout::TSS.0 as usize)
+            .map_err(|e| Error::Ioctl("KVM_SET_TSS_ADDR", e))?;
+        machine
+            .vm
+            .set_identity_map_address(layout::IDENTITY_MAP.0)
+            .map_err(|e| Error::Ioctl("KVM_SET_IDENTITY_MAP_ADDR", e))?;
         machine.add_memory(0, LOW_MEMORY)?;
         Ok(machine)
     }
@@ -183,159 +133,43 @@ impl Machine {
     /// Loads `guest` and makes `vcpu` enter it in real mode.
     ///
     /// A vCPU starts as a CPU does after reset (SDM vol. 3, table 10-1), at 16 bytes below 4 GiB.
-    /// Here only CS and RIP are changed, which is what a firmware's jump to a boot sector does.
+    /// Here only the segments and RIP are changed, which is what a firmware's jump to a boot
+    /// sector does.
     ///
     /// # Errors
     ///
-    /// [`Error::Ioctl`] or [`Error::Memory`].
+    /// [`Error::Ioctl`], [`Error::Memory`] or [`Error::Boot`].
     pub fn start_real_mode(&self, vcpu: &VcpuFd, guest: &Guest) -> Result<(), Error> {
-        self.write(LOAD_ADDRESS, guest.image())?;
-        let mut sregs = vcpu
-            .get_sregs()
-            .map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))?;
-        sregs.cs.selector = 0;
-        sregs.cs.base = 0;
-        vcpu.set_sregs(&sregs)
-            .map_err(|e| Error::Ioctl("KVM_SET_SREGS", e))?;
-        enter_at_load_address(vcpu)
+        let state = state::real_mode(reset_state(vcpu)?, GuestAddress(LOAD_ADDRESS))?;
+        self.start(vcpu, guest, state)
     }
 
     /// Loads `guest` and makes `vcpu` enter it in 64-bit mode, ring 0, with the lowest 4 GiB
-    /// mapped to themselves and usable by ring 3.
+    /// mapped to themselves.
     ///
     /// Setting up such a state is one of a VMM's duties: the kernel takes these registers as they
     /// are and puts them into the VMCS's guest-state area, tables in memory and all.
     ///
     /// # Errors
     ///
-    /// [`Error::Ioctl`] or [`Error::Memory`].
+    /// [`Error::Ioctl`], [`Error::Memory`] or [`Error::Boot`].
     pub fn start_long_mode(&self, vcpu: &VcpuFd, guest: &Guest) -> Result<(), Error> {
+        let entry = GuestAddress(LOAD_ADDRESS);
+        let state = state::long_mode(&self.memory, reset_state(vcpu)?, entry)?;
+        self.start(vcpu, guest, state)
+    }
+
+    fn start(&self, vcpu: &VcpuFd, guest: &Guest, mut state: CpuState) -> Result<(), Error> {
         self.write(LOAD_ADDRESS, guest.image())?;
-        for (gpa, entry) in identity_tables() {
-            self.write(gpa, &entry.to_le_bytes())?;
-        }
-        let code = 0x00af_9b00_0000_ffff_u64;
-        let data = 0x00cf_9300_0000_ffff_u64;
-        for (index, descriptor) in [0, code, data].into_iter().enumerate() {
-            self.write(GDT + 8 * index as u64, &descriptor.to_le_bytes())?;
-        }
-
-        let mut sregs = vcpu
-            .get_sregs()
-            .map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))?;
-        let flat = kvm_segment {
-            limit: u32::MAX,
-            present: 1,
-            s: 1,
-            g: 1,
-            selector: 0x10,
-            type_: 0x3, // data, writable, accessed
-            db: 1,
-            ..Default::default()
-        };
-        let code = kvm_segment {
-            selector: 0x08,
-            type_: 0xb, // code, readable, accessed
-            db: 0,
-            l: 1,
-            ..flat
-        };
-        sregs.cs = code;
-        (sregs.ds, sregs.es, sregs.ss) = (flat, flat, flat);
-        (sregs.fs, sregs.gs) = (flat, flat);
-        sregs.gdt = kvm_dtable {
-            base: GDT,
-            limit: 3 * 8 - 1,
-            ..Default::default()
-        };
-        sregs.cr3 = LONG_MODE_TABLES;
-        sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-        sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG;
-        sregs.efer = EFER_LME | EFER_LMA;
-        vcpu.set_sregs(&sregs)
+        state.regs.rsp = LOAD_ADDRESS;
+        vcpu.set_sregs(&state.sregs)
             .map_err(|e| Error::Ioctl("KVM_SET_SREGS", e))?;
-        enter_at_load_address(vcpu)
+        vcpu.set_regs(&state.regs)
+            .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))
     }
 }
 
-const CR0_PE: u64 = 1 << 0;
-const CR0_MP: u64 = 1 << 1;
-const CR0_ET: u64 = 1 << 4;
-const CR0_NE: u64 = 1 << 5;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-
-fn enter_at_load_address(vcpu: &VcpuFd) -> Result<(), Error> {
-    let mut regs = vcpu
-        .get_regs()
-        .map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
-    regs.rip = LOAD_ADDRESS;
-    regs.rsp = LOAD_ADDRESS;
-    regs.rflags = 2; // bit 1 is always set
-    vcpu.set_regs(&regs)
-        .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))
-}
-
-/// The entries of page tables at [`LONG_MODE_TABLES`] that map the lowest 4 GiB to themselves with
-/// 2 MiB pages: where each lies, and its value.
-fn identity_tables() -> impl Iterator<Item = (u64, u64)> {
-    const PRESENT_WRITABLE_USER: u64 = 0x7;
-    const LARGE: u64 = 0x80;
-    let pointers = LONG_MODE_TABLES + PAGE;
-    let directories = LONG_MODE_TABLES + 2 * PAGE;
-    let root = (LONG_MODE_TABLES, pointers | PRESENT_WRITABLE_USER);
-    let second = (0..4).map(move |i| {
-        (
-            pointers + 8 * i,
-            (directories + PAGE * i) | PRESENT_WRITABLE_USER,
-        )
-    });
-    let third = (0..4 * 512).map(move |i| {
-        (
-            directories + 8 * i,
-            (i << 21) | LARGE | PRESENT_WRITABLE_USER,
-        )
-    });
-    std::iter::once(root).chain(second).chain(third)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    /// Walks the tables as a CPU would.
-    fn translate(tables: &BTreeMap<u64, u64>, address: u64) -> Option<u64> {
-        let frame = |entry: u64| entry & 0x000f_ffff_ffff_f000;
-        let entry = |table: u64, shift: u32| {
-            tables
-                .get(&(table + 8 * ((address >> shift) & 511)))
-                .copied()
-                .filter(|e| e & 1 != 0)
-        };
-        let pointers = frame(entry(LONG_MODE_TABLES, 39)?);
-        let directory = frame(entry(pointers, 30)?);
-        let page = entry(directory, 21)?;
-        Some(frame(page) + (address & 0x1f_ffff))
-    }
-
-    #[test]
-    fn identity_tables_map_4_gib_and_no_more() {
-        let tables: BTreeMap<u64, u64> = identity_tables().collect();
-        for address in [0, LOAD_ADDRESS, 0x10_0000, 0xd000_0010, 0xffff_ffff] {
-            assert_eq!(translate(&tables, address), Some(address), "{address:#x}");
-        }
-        assert_eq!(translate(&tables, 1 << 32), None);
-    }
-
-    #[test]
-    fn tables_keep_clear_of_the_gdt_and_the_guest() {
-        let last = identity_tables().map(|(gpa, _)| gpa).max().unwrap();
-        assert!(last < GDT);
-        const { assert!(GDT + PAGE <= 0x2_0000, "where the guests' own tables begin") };
-    }
+fn reset_state(vcpu: &VcpuFd) -> Result<kvm_sregs, Error> {
+    vcpu.get_sregs()
+        .map_err(|e| Error::Ioctl("KVM_GET_SREGS", e))
 }

@@ -19,6 +19,7 @@
 //! A guest reports by OUT, the one instruction that works alike in every mode and always ends in
 //! the VMM: see [`ports`].
 
+mod error;
 mod machine;
 mod session;
 
@@ -36,7 +37,8 @@ pub mod real_mode;
 pub mod rings;
 pub mod threads;
 
-pub use machine::{Error, Machine};
+pub use error::Error;
+pub use machine::Machine;
 pub use session::{Devices, Ended, NoDevices, Session};
 
 /// Guest-physical address every guest is loaded at and entered at: where a PC's firmware puts a
@@ -166,8 +168,8 @@ use guest;
 
 #[cfg(test)]
 mod tests {
-    use super::machine::LONG_MODE_TABLES;
     use super::*;
+    use crate::boot::layout;
     use std::collections::HashSet;
 
     fn all() -> Vec<&'static Guest> {
@@ -194,7 +196,11 @@ mod tests {
             let image = guest.image();
             assert!(image.len() > 16, "{} is {} bytes", guest.name, image.len());
             let end = LOAD_ADDRESS + image.len() as u64;
-            assert!(end <= LONG_MODE_TABLES, "{} ends at {end:#x}", guest.name);
+            assert!(
+                end <= layout::PAGE_TABLES.0,
+                "{} ends at {end:#x}",
+                guest.name
+            );
         }
     }
 

@@ -33,7 +33,7 @@ pub const NOTES: &[Subject] = &[
 ];
 
 guest! {
-    /// The guest. Started in 64-bit mode, with pages that ring 3 may use.
+    /// The guest. Started in 64-bit mode.
     RINGS, "rings", r#"
 .code64
     # The descriptors are patched together here because a TSS's address is scattered over its
@@ -42,6 +42,18 @@ guest! {
     lidtq   rings.idtr(%rip)
     movw    $0x28, %ax
     ltr     %ax                             # where the CPU finds ring 0's stack
+
+    # The VMM's page tables are for ring 0. Ring 3 may use a page that has the U bit at each of
+    # its levels: the first 2 MiB, from here on.
+    movq    %cr3, %rdi
+    .rept   2
+    orq     $4, (%rdi)
+    movq    (%rdi), %rdi
+    andq    $-4096, %rdi
+    .endr
+    orq     $4, (%rdi)
+    movq    %cr3, %rax
+    movq    %rax, %cr3                      # forget what was cached of them
 
     # Once to warm up: every page gets its EPT entry, which costs an exit each.
     movl    $1, %r13d

@@ -25,6 +25,9 @@ guest! {
     /// The guest. Started in 64-bit mode with the vCPU's number in RDX.
     THREADS, "threads", r#"
 .code64
+    movq    %cr4, %rax
+    orl     $0x200, %eax                    # OSFXSR: SSE registers may be used
+    movq    %rax, %cr4
     xorl    %edi, %edi
     xorl    %esi, %esi
     movl    ${COUNTER}, %ebx
