@@ -20,6 +20,7 @@ pub mod dr;
 pub mod ept;
 pub mod exception;
 pub mod exit;
+pub mod guest_state;
 pub mod ioport;
 pub mod mmio;
 pub mod paging;
