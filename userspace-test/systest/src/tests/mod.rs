@@ -6,6 +6,7 @@ use crate::harness::Test;
 mod exits;
 mod io;
 mod paging;
+mod regs;
 mod signals;
 mod slots;
 mod system;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Test> {
         io::TESTS,
         slots::TESTS,
         paging::TESTS,
+        regs::TESTS,
         signals::TESTS,
     ]
     .concat()
