@@ -350,3 +350,17 @@ impl Drop for SwapFile {
         }
     }
 }
+
+/// The FS and GS base of the calling thread, as the kernel knows them.
+pub fn segment_bases() -> [u64; 2] {
+    const ARCH_GET_FS: i32 = 0x1003;
+    const ARCH_GET_GS: i32 = 0x1004;
+    [ARCH_GET_FS, ARCH_GET_GS].map(|which| {
+        let mut base = 0u64;
+        // SAFETY: `base` outlives the call.
+        must("arch_prctl", unsafe {
+            libc::syscall(libc::SYS_arch_prctl, which, &mut base)
+        });
+        base
+    })
+}

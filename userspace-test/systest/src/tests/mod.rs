@@ -3,8 +3,11 @@
 
 use crate::harness::Test;
 
+mod cpuid;
 mod exits;
+mod fpu;
 mod io;
+mod msrs;
 mod paging;
 mod regs;
 mod signals;
@@ -31,6 +34,9 @@ pub fn all() -> Vec<Test> {
         slots::TESTS,
         paging::TESTS,
         regs::TESTS,
+        cpuid::TESTS,
+        msrs::TESTS,
+        fpu::TESTS,
         signals::TESTS,
     ]
     .concat()
