@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 #
 # What every script here needs: where things are, how to fail in one line, and the name that the
 # product of each set-up step has in the cache.
