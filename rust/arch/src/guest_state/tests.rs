@@ -141,7 +141,7 @@ fn real_mode_with_code3() -> GuestState {
 #[test]
 fn each_broken_rule_is_named() {
     type Case = (fn() -> GuestState, fn(&mut GuestState), Rule);
-    let cases: [Case; 74] = [
+    let cases: [Case; 75] = [
         (
             real_mode,
             |s| s.cr0 |= 1 << 31,
@@ -293,6 +293,11 @@ fn each_broken_rule_is_named() {
         (
             user_mode,
             |s| s.segments.cs.rights.0 = 0xc0f3,
+            Rule::SegmentDpl,
+        ),
+        (
+            user_mode,
+            |s| s.segments.cs.rights.0 = 0xc093,
             Rule::SegmentDpl,
         ),
         (

@@ -276,6 +276,26 @@ fn a_latched_count_waits_to_be_read() {
 }
 
 #[test]
+fn a_latched_count_is_read_low_byte_first() {
+    let mut pit = Pit::new();
+    program(&mut pit, 0, 2, 0x1234, 0);
+    pit.read(CHANNEL_0, at(0));
+    assert_eq!(count(&mut pit, 0, 0), 0x1234);
+}
+
+#[test]
+fn a_new_count_does_not_reach_a_stopped_counter() {
+    let mut pit = Pit::new();
+    gate(&mut pit, true, 0);
+    program(&mut pit, 2, 2, 100, 0);
+    set_count(&mut pit, 2, 500, 10);
+    gate(&mut pit, false, 20);
+    assert_eq!(count(&mut pit, 2, 1000), 80);
+    gate(&mut pit, true, 2000);
+    assert_eq!(count(&mut pit, 2, 2001), 499);
+}
+
+#[test]
 fn read_back_latches_status_then_count() {
     const OUTPUT: u8 = 0x80;
     const NULL: u8 = 0x40;
