@@ -4,6 +4,9 @@
 # What every script here needs: where things are, how to fail in one line, and the name that the
 # product of each set-up step has in the cache.
 
+# Where chroot and mount are, which is not on an ordinary user's path.
+PATH+=:/usr/sbin:/sbin
+
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CHECKOUT=$(dirname "$SCRIPTS")
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/minikvm
