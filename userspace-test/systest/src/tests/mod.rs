@@ -6,6 +6,7 @@ use crate::harness::Test;
 mod cpuid;
 mod exits;
 mod fpu;
+mod interrupts;
 mod io;
 mod msrs;
 mod paging;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Test> {
         io::TESTS,
         slots::TESTS,
         paging::TESTS,
+        interrupts::TESTS,
         regs::TESTS,
         cpuid::TESTS,
         msrs::TESTS,
