@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use arch::pic::DualPic;
-use arch::pit::Pit;
+use arch::pit::{self, Pit};
 
 use cmos::Cmos;
 pub use reset::Reset;
@@ -112,7 +112,10 @@ impl Board {
     /// Lets time pass: a timer interrupt that is due happens. Several that have been missed become
     /// one, which is all an interrupt controller could have remembered of them.
     pub fn pass_time(&mut self) {
-        let now = self.now();
+        self.pass_time_until(self.now());
+    }
+
+    fn pass_time_until(&mut self, now: u64) {
         if self.tick.is_some_and(|tick| tick <= now) {
             self.pulse(IRQ_TIMER);
             self.tick = self.pit.next_rising_edge(0, now);
@@ -139,16 +142,23 @@ impl Board {
         match port {
             port if COM1.contains(&port) => self.com1.write(port, value),
             cmos::INDEX | cmos::DATA => self.cmos.write(port, value),
+            port if pit::PORTS.contains(&port) => self.write_timer(port, value, self.now()),
             port => {
                 if let Some(reset) = Reset::asked_by(port, value) {
                     self.reset = Some(reset);
-                } else if self.pit.write(port, value, self.now()) {
-                    self.tick = self.pit.next_rising_edge(0, self.now());
                 } else {
                     self.pic.write(port, value);
                 }
             }
         }
+    }
+
+    /// Programs the timer at `now`. An interrupt that is due by then is not lost to it, and neither
+    /// is one that becomes due while this runs.
+    fn write_timer(&mut self, port: u16, value: u8, now: u64) {
+        self.pass_time_until(now);
+        self.pit.write(port, value, now);
+        self.tick = self.pit.next_rising_edge(0, now);
     }
 
     /// Carries what the devices ask for to the interrupt controllers.

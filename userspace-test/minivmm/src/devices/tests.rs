@@ -126,6 +126,35 @@ fn a_one_shot_timer_fires_once() {
 }
 
 #[test]
+fn a_tick_that_is_due_outlives_programming_the_timer() {
+    let mut board = Board::new();
+    program_pic(&mut board);
+    for (port, value) in [
+        (PIT_CONTROL, 0x38),
+        (PIT_CHANNEL_0, 0x10),
+        (PIT_CHANNEL_0, 0),
+    ] {
+        board.write_timer(port, value, 0);
+    }
+    let (tick, _) = board.next_tick().expect("the timer runs");
+    board.write_timer(PIT_CONTROL, 0x38, tick);
+    assert!(board.interrupt_pending());
+}
+
+#[test]
+fn a_count_counts_from_when_it_was_written() {
+    let mut board = Board::new();
+    program_pic(&mut board);
+    for (port, value) in [(PIT_CONTROL, 0x38), (PIT_CHANNEL_0, 1), (PIT_CHANNEL_0, 0)] {
+        board.write_timer(port, value, 0);
+    }
+    sleep(Duration::from_micros(10));
+    board.pass_time();
+    assert_eq!(board.next_tick(), None, "it is still to come");
+    assert!(board.interrupt_pending(), "it never came");
+}
+
+#[test]
 fn the_speaker_port_gates_channel_2() {
     let mut board = Board::new();
     outb(&mut board, 0x61, 0x01);

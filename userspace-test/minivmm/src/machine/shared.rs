@@ -35,16 +35,31 @@ pub struct State {
 }
 
 impl State {
-    /// Sets the host's timer to the next interrupt of the guest's timer.
+    /// Sets the host's timer to the next interrupt of the guest's timer, if that has changed.
     ///
     /// # Errors
     ///
     /// What the system says.
     pub fn arm_timer(&mut self) -> io::Result<()> {
-        let next = self.board.next_tick();
-        if next.map(|(tick, _)| tick) == self.armed {
+        if self.board.next_tick().map(|(tick, _)| tick) == self.armed {
             return Ok(());
         }
+        self.set_timer()
+    }
+
+    /// The host's timer has expired: lets the guest's timer interrupt and sets the host's anew,
+    /// which also takes back that it has expired.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn timer_expired(&mut self) -> io::Result<()> {
+        self.board.pass_time();
+        self.set_timer()
+    }
+
+    fn set_timer(&mut self) -> io::Result<()> {
+        let next = self.board.next_tick();
         self.armed = next.map(|(tick, _)| tick);
         match next {
             // No time at all would switch the timer off.
@@ -52,17 +67,6 @@ impl State {
             None => self.timer.clear(),
         }
         .map_err(io::Error::from)
-    }
-
-    /// The host's timer has expired: takes note and lets the guest's timer interrupt.
-    ///
-    /// # Errors
-    ///
-    /// What the system says.
-    pub fn timer_expired(&mut self) -> io::Result<()> {
-        self.board.pass_time();
-        self.armed = None;
-        self.arm_timer()
     }
 }
 
@@ -140,5 +144,37 @@ impl Shared {
     /// Becomes readable when [`State::timer_expired`] is due.
     pub fn timer(&self) -> RawFd {
         self.timer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terminal::poll;
+
+    const PIT_CHANNEL_0: u16 = 0x40;
+    const PIT_CONTROL: u16 = 0x43;
+    const ONE_SHOT: u8 = 0x38;
+
+    fn is_readable(shared: &Shared) -> bool {
+        poll::readable([Some(shared.timer())], Some(Duration::from_secs(1))).expect("poll")[0]
+    }
+
+    #[test]
+    fn a_one_shot_timer_expires_once() {
+        let shared = Shared::new().expect("descriptors");
+        let mut state = shared.lock();
+        for (port, value) in [
+            (PIT_CONTROL, ONE_SHOT),
+            (PIT_CHANNEL_0, 0x10),
+            (PIT_CHANNEL_0, 0),
+        ] {
+            state.board.write(port, 1, &[value]);
+        }
+        state.arm_timer().expect("armed");
+        assert!(is_readable(&shared), "it never expires");
+        state.timer_expired().expect("armed again");
+        let again = poll::readable([Some(shared.timer())], Some(Duration::ZERO)).expect("poll");
+        assert_eq!(again, [false], "it is said to have expired for ever");
     }
 }
