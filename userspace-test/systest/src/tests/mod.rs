@@ -3,7 +3,9 @@
 
 use crate::harness::Test;
 
+mod control;
 mod cpuid;
+mod exceptions;
 mod exits;
 mod fpu;
 mod interrupts;
@@ -31,6 +33,8 @@ pub fn all() -> Vec<Test> {
     [
         system::TESTS,
         exits::TESTS,
+        control::TESTS,
+        exceptions::TESTS,
         io::TESTS,
         slots::TESTS,
         paging::TESTS,
