@@ -5,17 +5,20 @@ use crate::harness::Test;
 
 mod control;
 mod cpuid;
+mod debug;
 mod exceptions;
 mod exits;
 mod fpu;
 mod interrupts;
 mod io;
+mod mmio;
 mod msrs;
 mod paging;
 mod regs;
 mod signals;
 mod slots;
 mod system;
+mod translate;
 
 /// The tests of a module, named `area/function`, with a time limit in seconds where one is given.
 macro_rules! tests {
@@ -36,10 +39,13 @@ pub fn all() -> Vec<Test> {
         control::TESTS,
         exceptions::TESTS,
         io::TESTS,
+        mmio::TESTS,
         slots::TESTS,
         paging::TESTS,
         interrupts::TESTS,
+        debug::TESTS,
         regs::TESTS,
+        translate::TESTS,
         cpuid::TESTS,
         msrs::TESTS,
         fpu::TESTS,
