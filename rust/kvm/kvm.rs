@@ -1,22 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0
-//! minikvm
-use kernel::prelude::*;
-mod host { 
-#[allow(warnings, unsafe_op_in_unsafe_fn, clippy::all)]
-pub(crate) mod bindings { use kernel::ffi; include!(env!("MINIKVM_BINDINGS")); }
-}
-bitflags::bitflags! { struct A: u32 { const B = 1; } }
+
+//! minikvm: a /dev/kvm in Rust, on Intel VT-x.
+//!
+//! A call goes down this list and never up: [`abi`] is Linux's KVM API, [`vm`] what a virtual
+//! machine is, [`vmx`] what Intel does, [`host`] what the kernel does for us. `arch`, a crate of
+//! its own, has the rules of the architecture. `Documentation/design.md` tells the rest.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+mod abi;
+mod host;
+mod vm;
+mod vmx;
+
 module! {
-    type: Kvm,
+    type: KvmModule,
+    // The kernel exports what a hypervisor needs to modules of this name only.
     name: "kvm",
-    authors: ["minikvm"],
-    description: "x",
+    authors: ["The minikvm authors"],
+    description: "KVM in Rust on Intel VT-x",
     license: "GPL",
 }
-struct Kvm;
-impl kernel::Module for Kvm {
-    fn init(_m: &'static ThisModule) -> Result<Self> {
-        pr_info!("hi {} {} {}\n", A::B.bits(), arch::addr::PAGE_SIZE, core::mem::size_of::<host::bindings::kvm_run>());
-        Ok(Kvm)
+
+/// The module, while it is loaded. What is first here goes first.
+#[pin_data]
+struct KvmModule {
+    #[pin]
+    _device: host::file::Device<abi::System<vmx::Vmx>>,
+    #[pin]
+    _root_operation: vmx::RootOperation,
+}
+
+impl kernel::InPlaceModule for KvmModule {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            let backend = Arc::new(vmx::Vmx::new()?, GFP_KERNEL)?;
+            let revision_id = backend.revision_id();
+            let system = Arc::new(abi::System::new(backend)?, GFP_KERNEL)?;
+            Ok(try_pin_init!(Self {
+                _root_operation <- vmx::RootOperation::new(revision_id),
+                _device <- host::file::Device::register(system),
+            }? Error))
+        })
     }
 }

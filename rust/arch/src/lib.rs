@@ -16,6 +16,7 @@ extern crate std;
 pub mod addr;
 pub mod control_regs;
 pub mod controls;
+pub mod cpuid;
 pub mod dr;
 pub mod ept;
 pub mod exception;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* What bindgen reads: KVM's user ABI, and shim.h. */
 #include <linux/kvm.h>
-#include <linux/preempt.h>
+#include <linux/kvm_para.h>
 #include <linux/mmu_notifier.h>
-#include <linux/fs.h>
-#include <linux/mm.h>
-#include <linux/anon_inodes.h>
-#include <linux/cpuhotplug.h>
-#include <linux/mutex.h>
+#include <linux/preempt.h>
+#include <linux/syscore_ops.h>
+#include <asm/fpu/api.h>
+#include <asm/virt.h>
+
 #include "shim.h"

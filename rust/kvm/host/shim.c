@@ -1,4 +1,407 @@
 // SPDX-License-Identifier: GPL-2.0
+/*
+ * The kernel services that exist for C only as macros and static inlines, as functions that
+ * bindgen can bind. Nothing is decided here.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/context_tracking.h>
+#include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
+#include <linux/entry-virt.h>
+#include <linux/fs.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+
+#include <asm/cpu_entry_area.h>
+#include <asm/debugreg.h>
+#include <asm/desc.h>
+#include <asm/entry-common.h>
+#include <asm/fpu/api.h>
+#include <asm/fpu/xcr.h>
+#include <asm/mce.h>
+#include <asm/mmu_context.h>
+#include <asm/msr.h>
+#include <asm/tlbflush.h>
+#include <asm/trapnr.h>
+#include <asm/tsc.h>
 #include <asm/virt.h>
+
 #include "shim.h"
-bool shim_virt_rebooting(void) { return virt_rebooting; }
+
+bool shim_virt_rebooting(void)
+{
+	return READ_ONCE(virt_rebooting);
+}
+
+void shim_set_virt_rebooting(void)
+{
+	WRITE_ONCE(virt_rebooting, true);
+}
+
+u64 shim_cr4_read_shadow(void)
+{
+	return cr4_read_shadow();
+}
+
+void shim_cr4_set_bits(u64 bits)
+{
+	cr4_set_bits(bits);
+}
+
+void shim_cr4_clear_bits(u64 bits)
+{
+	cr4_clear_bits(bits);
+}
+
+u64 shim_current_cr3(void)
+{
+	return __get_current_cr3_fast();
+}
+
+int shim_rdmsr_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
+}
+
+int shim_wrmsr_safe(u32 msr, u64 value)
+{
+	return wrmsrq_safe(msr, value);
+}
+
+void shim_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void shim_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+void shim_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void shim_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+u32 shim_tsc_khz(void)
+{
+	return tsc_khz;
+}
+
+bool shim_has_feature_xsave(void)
+{
+	return boot_cpu_has(X86_FEATURE_XSAVE);
+}
+
+bool shim_has_feature_pcid(void)
+{
+	return boot_cpu_has(X86_FEATURE_PCID);
+}
+
+u64 shim_host_xcr0(void)
+{
+	return boot_cpu_has(X86_FEATURE_XSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 0;
+}
+
+static void shim_acknowledge_kick(void *unused)
+{
+}
+
+void shim_kick_cpus(const struct cpumask *cpus)
+{
+	smp_call_function_many(cpus, shim_acknowledge_kick, NULL, true);
+}
+
+int shim_call_on_cpu(int cpu, void (*func)(void *), void *arg)
+{
+	return smp_call_function_single(cpu, func, arg, true);
+}
+
+void shim_on_each_cpu(void (*func)(void *), void *arg)
+{
+	on_each_cpu(func, arg, true);
+}
+
+u32 shim_cpumask_longs(void)
+{
+	return BITS_TO_LONGS(max_t(unsigned int, nr_cpumask_bits, nr_cpu_ids));
+}
+
+bool shim_cpu_online(int cpu)
+{
+	return cpu_online(cpu);
+}
+
+void shim_read_host_state(struct shim_host_state *state)
+{
+	struct desc_ptr idt;
+	u64 value;
+
+	store_idt(&idt);
+	state->cr0 = read_cr0();
+	rdmsrq(MSR_EFER, state->efer);
+	rdmsrq(MSR_IA32_CR_PAT, state->pat);
+	state->idt_base = idt.address;
+	rdmsrq(MSR_IA32_SYSENTER_EIP, state->sysenter_eip);
+	rdmsrq(MSR_IA32_SYSENTER_CS, value);
+	state->sysenter_cs = value;
+	state->cs = __KERNEL_CS;
+	state->ss = __KERNEL_DS;
+	state->tr = GDT_ENTRY_TSS * 8;
+}
+
+void shim_read_cpu_state(struct shim_cpu_state *state)
+{
+	int cpu = raw_smp_processor_id();
+
+	state->tr_base = (u64)&get_cpu_entry_area(cpu)->tss.x86_tss;
+	state->gdt_base = (u64)get_current_gdt_ro();
+	state->gs_base = cpu_kernelmode_gs_base(cpu);
+	rdmsrq(MSR_IA32_SYSENTER_ESP, state->sysenter_esp);
+}
+
+void shim_save_thread_state(struct shim_thread_state *state)
+{
+	savesegment(ds, state->ds);
+	savesegment(es, state->es);
+	store_ldt(state->ldt);
+	/* Writes FS, GS and their bases to current->thread, wherever they live now. */
+	current_save_fsgs();
+	state->fs = current->thread.fsindex;
+	state->gs = current->thread.gsindex;
+	state->fs_base = current->thread.fsbase;
+	state->kernel_gs_base = current->thread.gsbase;
+}
+
+void shim_restore_thread_state(const struct shim_thread_state *state)
+{
+	if (unlikely(state->ldt))
+		asm volatile("lldt %0" : : "m" (state->ldt));
+	if (unlikely(state->gs))
+		load_gs_index(state->gs);
+	if (unlikely(state->fs)) {
+		loadsegment(fs, state->fs);
+		wrmsrq(MSR_FS_BASE, state->fs_base);
+	}
+	if (unlikely(state->ds | state->es)) {
+		loadsegment(ds, state->ds);
+		loadsegment(es, state->es);
+	}
+	wrmsrq(MSR_KERNEL_GS_BASE, state->kernel_gs_base);
+	/* An exit leaves the limits of the TSS and the GDT at their defaults. */
+	invalidate_tss_limit();
+	load_fixmap_gdt(raw_smp_processor_id());
+}
+
+void shim_guest_enter_irqoff(void)
+{
+	guest_timing_enter_irqoff();
+	guest_state_enter_irqoff();
+}
+
+void shim_guest_exit_irqoff(void)
+{
+	guest_state_exit_irqoff();
+}
+
+void shim_guest_timing_exit_irqoff(void)
+{
+	guest_timing_exit_irqoff();
+}
+
+void shim_handle_interrupt(u32 vector)
+{
+	x86_entry_from_kvm(EVENT_TYPE_EXTINT, vector);
+}
+
+void shim_handle_nmi(void)
+{
+	x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
+}
+
+void shim_handle_machine_check(void)
+{
+#ifdef CONFIG_X86_MCE
+	struct pt_regs regs = {
+		.cs = 3, /* As if it had come from user mode: the guest is not the kernel. */
+		.flags = X86_EFLAGS_IF,
+	};
+
+	do_machine_check(&regs);
+#endif
+}
+
+bool shim_guest_work_pending(void)
+{
+	return __xfer_to_guest_mode_work_pending();
+}
+
+int shim_handle_guest_work(void)
+{
+	return xfer_to_guest_mode_handle_work();
+}
+
+void shim_load_guest_fpu_if_needed(void)
+{
+	fpregs_assert_state_consistent();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+}
+
+void *shim_guest_fpu_fxsave(struct fpu_guest *fpu, u32 *size)
+{
+	*size = sizeof(fpu->fpstate->regs.fxsave);
+	return &fpu->fpstate->regs.fxsave;
+}
+
+u64 shim_guest_fpu_permitted(void)
+{
+	return xstate_get_guest_group_perm();
+}
+
+bool shim_hw_breakpoint_active(void)
+{
+	return hw_breakpoint_active();
+}
+
+void shim_hw_breakpoint_restore(void)
+{
+	hw_breakpoint_restore();
+}
+
+static_assert(sizeof(sigset_t) == sizeof(u64));
+
+void shim_sigmask_swap(const u64 *new_mask, u64 *old_mask)
+{
+	sigprocmask(SIG_SETMASK, (sigset_t *)new_mask, (sigset_t *)old_mask);
+}
+
+void shim_sigmask_restore(const u64 *old_mask)
+{
+	sigprocmask(SIG_SETMASK, (sigset_t *)old_mask, NULL);
+}
+
+void *shim_virt_from_phys(u64 phys)
+{
+	return phys_to_virt(phys);
+}
+
+u64 shim_phys_from_virt(const void *virt)
+{
+	return virt_to_phys((void *)virt);
+}
+
+u64 shim_page_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+int shim_get_user_page(u64 hva, bool write, struct page **page)
+{
+	unsigned int flags = FOLL_HWPOISON | (write ? FOLL_WRITE : 0);
+
+	return get_user_pages_unlocked(hva, 1, page, flags);
+}
+
+bool shim_try_get_user_page(u64 hva, bool write, struct page **page)
+{
+	return get_user_page_fast_only(hva, write ? FOLL_WRITE : 0, page);
+}
+
+void shim_get_page(struct page *page)
+{
+	get_page(page);
+}
+
+void shim_put_page(struct page *page, bool dirty)
+{
+	if (dirty)
+		set_page_dirty_lock(page);
+	put_page(page);
+}
+
+/*
+ * log2 of the bytes that one entry of the VMM's page tables maps at hva; 0 where nothing is
+ * mapped. Tables are freed only after every CPU took an interrupt, so interrupts off keep them.
+ */
+int shim_host_mapping_shift(struct mm_struct *mm, u64 hva)
+{
+	unsigned long flags;
+	int shift = 0;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);
+
+	pgd = pgdp_get(pgd_offset(mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = p4dp_get(p4d_offset_lockless(pgd_offset(mm, hva), pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = pudp_get(pud_offset_lockless(&p4d, p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	shift = PUD_SHIFT;
+	if (pud_leaf(pud))
+		goto out;
+	shift = 0;
+	pmd = pmdp_get(pmd_offset_lockless(&pud, pud, hva));
+	if (pmd_none(pmd) || !pmd_present(pmd))
+		goto out;
+	shift = pmd_leaf(pmd) ? PMD_SHIFT : PAGE_SHIFT;
+out:
+	local_irq_restore(flags);
+	return shift;
+}
+
+bool shim_access_ok(u64 addr, u64 size)
+{
+	return access_ok((void __user *)addr, size);
+}
+
+struct mm_struct *shim_current_mm(void)
+{
+	return current->mm;
+}
+
+void shim_mmgrab(struct mm_struct *mm)
+{
+	mmgrab(mm);
+}
+
+void shim_mmdrop(struct mm_struct *mm)
+{
+	mmdrop(mm);
+}
+
+int shim_mutex_lock_killable(struct mutex *mutex)
+{
+	return mutex_lock_killable(mutex);
+}
+
+int shim_anon_inode_getfd(const char *name, const struct file_operations *fops, void *data)
+{
+	return anon_inode_getfd(name, fops, data, O_RDWR | O_CLOEXEC);
+}
+
+int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu))
+{
+	return cpuhp_setup_state(CPUHP_AP_KVM_ONLINE, "minikvm:online", online, offline);
+}
+
+void shim_cpuhp_remove(void)
+{
+	cpuhp_remove_state(CPUHP_AP_KVM_ONLINE);
+}

@@ -1,6 +1,121 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The kernel services that exist for C only as macros and static inlines, as functions that
+ * bindgen can bind. Nothing is decided here.
+ */
 #ifndef MINIKVM_SHIM_H
 #define MINIKVM_SHIM_H
+
 #include <linux/types.h>
+#include <asm/fpu/types.h>
+
+struct cpumask;
+struct mutex;
+struct file_operations;
+struct mm_struct;
+struct page;
+
+/* Processor: control registers, MSRs, interrupt flag. */
 bool shim_virt_rebooting(void);
-#endif
+void shim_set_virt_rebooting(void);
+u64 shim_cr4_read_shadow(void);
+void shim_cr4_set_bits(u64 bits);
+void shim_cr4_clear_bits(u64 bits);
+u64 shim_current_cr3(void);
+int shim_rdmsr_safe(u32 msr, u64 *value);
+int shim_wrmsr_safe(u32 msr, u64 value);
+void shim_irq_disable(void);
+void shim_irq_enable(void);
+void shim_preempt_disable(void);
+void shim_preempt_enable(void);
+u32 shim_tsc_khz(void);
+bool shim_has_feature_xsave(void);
+bool shim_has_feature_pcid(void);
+u64 shim_host_xcr0(void);
+
+/* Running code on other CPUs. */
+void shim_kick_cpus(const struct cpumask *cpus);
+int shim_call_on_cpu(int cpu, void (*func)(void *), void *arg);
+void shim_on_each_cpu(void (*func)(void *), void *arg);
+u32 shim_cpumask_longs(void);
+bool shim_cpu_online(int cpu);
+
+/* What the processor must find again when a guest exits. */
+struct shim_host_state {
+	u64 cr0;
+	u64 efer;
+	u64 pat;
+	u64 idt_base;
+	u64 sysenter_eip;
+	u32 sysenter_cs;
+	u16 cs;
+	u16 ss;
+	u16 tr;
+};
+void shim_read_host_state(struct shim_host_state *state);
+
+struct shim_cpu_state {
+	u64 tr_base;
+	u64 gdt_base;
+	u64 gs_base;
+	u64 sysenter_esp;
+};
+void shim_read_cpu_state(struct shim_cpu_state *state);
+
+/* The segment state of the thread that runs a vCPU. */
+struct shim_thread_state {
+	u64 fs_base;
+	u64 kernel_gs_base;
+	u16 fs;
+	u16 gs;
+	u16 ds;
+	u16 es;
+	u16 ldt;
+};
+void shim_save_thread_state(struct shim_thread_state *state);
+void shim_restore_thread_state(const struct shim_thread_state *state);
+
+/* Guest mode as the scheduler, RCU and lockdep know it. */
+void shim_guest_enter_irqoff(void);
+void shim_guest_exit_irqoff(void);
+void shim_guest_timing_exit_irqoff(void);
+void shim_handle_interrupt(u32 vector);
+void shim_handle_nmi(void);
+void shim_handle_machine_check(void);
+bool shim_guest_work_pending(void);
+int shim_handle_guest_work(void);
+
+/* FPU and debug registers. */
+void shim_load_guest_fpu_if_needed(void);
+void *shim_guest_fpu_fxsave(struct fpu_guest *fpu, u32 *size);
+u64 shim_guest_fpu_permitted(void);
+bool shim_hw_breakpoint_active(void);
+void shim_hw_breakpoint_restore(void);
+
+/* Signal masks; sizes as the kernel's own. */
+void shim_sigmask_swap(const u64 *new_mask, u64 *old_mask);
+void shim_sigmask_restore(const u64 *old_mask);
+
+/* Memory. */
+void *shim_virt_from_phys(u64 phys);
+u64 shim_phys_from_virt(const void *virt);
+u64 shim_page_phys(struct page *page);
+int shim_get_user_page(u64 hva, bool write, struct page **page);
+bool shim_try_get_user_page(u64 hva, bool write, struct page **page);
+void shim_get_page(struct page *page);
+void shim_put_page(struct page *page, bool dirty);
+int shim_host_mapping_shift(struct mm_struct *mm, u64 hva);
+bool shim_access_ok(u64 addr, u64 size);
+struct mm_struct *shim_current_mm(void);
+void shim_mmgrab(struct mm_struct *mm);
+void shim_mmdrop(struct mm_struct *mm);
+
+/* Files and locks. */
+int shim_mutex_lock_killable(struct mutex *mutex);
+int shim_anon_inode_getfd(const char *name, const struct file_operations *fops, void *data);
+
+/* Suspend, reboot and CPU hotplug. */
+int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu));
+void shim_cpuhp_remove(void);
+
+#endif /* MINIKVM_SHIM_H */

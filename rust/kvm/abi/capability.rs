@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_CHECK_EXTENSION (api.rst, 4.4).
+
+use crate::{
+    host::{
+        bindings,
+        cpu, //
+    },
+    vm::{
+        MAX_SLOTS,
+        MAX_VCPUS,
+        MAX_VCPU_ID, //
+    },
+};
+
+/// What the module says of an extension: 0 for no, and a positive number for yes. `xsave_size` is
+/// the number of bytes that KVM_GET_XSAVE2 copies.
+pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
+    let Ok(extension) = u32::try_from(extension) else {
+        return 0;
+    };
+    match extension {
+        bindings::KVM_CAP_USER_MEMORY
+        | bindings::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
+        | bindings::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
+        | bindings::KVM_CAP_SYNC_MMU
+        | bindings::KVM_CAP_READONLY_MEM
+        | bindings::KVM_CAP_EXT_CPUID
+        | bindings::KVM_CAP_SET_TSS_ADDR
+        | bindings::KVM_CAP_SET_IDENTITY_MAP_ADDR
+        | bindings::KVM_CAP_NOP_IO_DELAY
+        | bindings::KVM_CAP_MP_STATE
+        | bindings::KVM_CAP_USER_NMI
+        | bindings::KVM_CAP_SET_GUEST_DEBUG
+        | bindings::KVM_CAP_VCPU_EVENTS
+        | bindings::KVM_CAP_X86_ROBUST_SINGLESTEP
+        | bindings::KVM_CAP_DEBUGREGS
+        | bindings::KVM_CAP_XSAVE
+        | bindings::KVM_CAP_XCRS
+        | bindings::KVM_CAP_GET_TSC_KHZ
+        | bindings::KVM_CAP_IMMEDIATE_EXIT
+        | bindings::KVM_CAP_GET_MSR_FEATURES
+        | bindings::KVM_CAP_CHECK_EXTENSION_VM
+        | bindings::KVM_CAP_MULTI_ADDRESS_SPACE
+        | bindings::KVM_CAP_INTERNAL_ERROR_DATA
+        | bindings::KVM_CAP_SREGS2
+        | bindings::KVM_CAP_MEMORY_FAULT_INFO => 1,
+        bindings::KVM_CAP_NR_VCPUS => MAX_VCPUS.min(online_cpus()) as i32,
+        bindings::KVM_CAP_MAX_VCPUS => MAX_VCPUS as i32,
+        bindings::KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID as i32,
+        bindings::KVM_CAP_NR_MEMSLOTS => MAX_SLOTS as i32,
+        bindings::KVM_CAP_XSAVE2 => xsave_size as i32,
+        _ => 0,
+    }
+}
+
+fn online_cpus() -> usize {
+    (0..kernel::cpu::nr_cpu_ids())
+        .filter(|cpu| cpu::is_online(*cpu))
+        .count()
+}

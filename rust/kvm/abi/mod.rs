@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The user ABI, which is Linux's KVM API (`Documentation/virt/kvm/api.rst`) and nothing else.
+//!
+//! An ioctl is decoded here, its arguments copied in, `vm` called, results copied out. The
+//! structures come from `<linux/kvm.h>`. [`Documentation/abi.md`] lists what there is.
+
+mod capability;
+mod copy;
+mod cpuid;
+mod events;
+mod fpu;
+mod msr;
+mod number;
+mod regs;
+mod sregs;
+mod system;
+mod vcpu;
+mod vm;
+
+pub(crate) use self::system::System;

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbers of the ioctls (`include/uapi/linux/kvm.h`). bindgen does not evaluate `_IO*`.
+
+use kernel::ioctl::{
+    _IO,
+    _IOR,
+    _IOW,
+    _IOWR, //
+};
+
+use crate::host::bindings::{
+    kvm_cpuid2,
+    kvm_debugregs,
+    kvm_fpu,
+    kvm_guest_debug,
+    kvm_interrupt,
+    kvm_mp_state,
+    kvm_msr_list,
+    kvm_msrs,
+    kvm_regs,
+    kvm_signal_mask,
+    kvm_sregs,
+    kvm_sregs2,
+    kvm_translation,
+    kvm_userspace_memory_region,
+    kvm_vcpu_events,
+    kvm_xcrs,
+    kvm_xsave, //
+};
+
+/// `KVMIO`: the type in all these numbers.
+pub(super) const KVMIO: u32 = 0xae;
+
+pub(super) const KVM_GET_API_VERSION: u32 = _IO(KVMIO, 0x00);
+pub(super) const KVM_CREATE_VM: u32 = _IO(KVMIO, 0x01);
+pub(super) const KVM_GET_MSR_INDEX_LIST: u32 = _IOWR::<kvm_msr_list>(KVMIO, 0x02);
+pub(super) const KVM_CHECK_EXTENSION: u32 = _IO(KVMIO, 0x03);
+pub(super) const KVM_GET_VCPU_MMAP_SIZE: u32 = _IO(KVMIO, 0x04);
+pub(super) const KVM_GET_SUPPORTED_CPUID: u32 = _IOWR::<kvm_cpuid2>(KVMIO, 0x05);
+pub(super) const KVM_GET_MSR_FEATURE_INDEX_LIST: u32 = _IOWR::<kvm_msr_list>(KVMIO, 0x0a);
+
+pub(super) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
+pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
+pub(super) const KVM_SET_TSS_ADDR: u32 = _IO(KVMIO, 0x47);
+pub(super) const KVM_SET_IDENTITY_MAP_ADDR: u32 = _IOW::<u64>(KVMIO, 0x48);
+
+pub(super) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
+pub(super) const KVM_GET_REGS: u32 = _IOR::<kvm_regs>(KVMIO, 0x81);
+pub(super) const KVM_SET_REGS: u32 = _IOW::<kvm_regs>(KVMIO, 0x82);
+pub(super) const KVM_GET_SREGS: u32 = _IOR::<kvm_sregs>(KVMIO, 0x83);
+pub(super) const KVM_SET_SREGS: u32 = _IOW::<kvm_sregs>(KVMIO, 0x84);
+pub(super) const KVM_TRANSLATE: u32 = _IOWR::<kvm_translation>(KVMIO, 0x85);
+pub(super) const KVM_INTERRUPT: u32 = _IOW::<kvm_interrupt>(KVMIO, 0x86);
+pub(super) const KVM_GET_MSRS: u32 = _IOWR::<kvm_msrs>(KVMIO, 0x88);
+pub(super) const KVM_SET_MSRS: u32 = _IOW::<kvm_msrs>(KVMIO, 0x89);
+pub(super) const KVM_SET_SIGNAL_MASK: u32 = _IOW::<kvm_signal_mask>(KVMIO, 0x8b);
+pub(super) const KVM_GET_FPU: u32 = _IOR::<kvm_fpu>(KVMIO, 0x8c);
+pub(super) const KVM_SET_FPU: u32 = _IOW::<kvm_fpu>(KVMIO, 0x8d);
+pub(super) const KVM_SET_CPUID2: u32 = _IOW::<kvm_cpuid2>(KVMIO, 0x90);
+pub(super) const KVM_GET_CPUID2: u32 = _IOWR::<kvm_cpuid2>(KVMIO, 0x91);
+pub(super) const KVM_GET_MP_STATE: u32 = _IOR::<kvm_mp_state>(KVMIO, 0x98);
+pub(super) const KVM_SET_MP_STATE: u32 = _IOW::<kvm_mp_state>(KVMIO, 0x99);
+pub(super) const KVM_NMI: u32 = _IO(KVMIO, 0x9a);
+pub(super) const KVM_SET_GUEST_DEBUG: u32 = _IOW::<kvm_guest_debug>(KVMIO, 0x9b);
+pub(super) const KVM_GET_VCPU_EVENTS: u32 = _IOR::<kvm_vcpu_events>(KVMIO, 0x9f);
+pub(super) const KVM_SET_VCPU_EVENTS: u32 = _IOW::<kvm_vcpu_events>(KVMIO, 0xa0);
+pub(super) const KVM_GET_DEBUGREGS: u32 = _IOR::<kvm_debugregs>(KVMIO, 0xa1);
+pub(super) const KVM_SET_DEBUGREGS: u32 = _IOW::<kvm_debugregs>(KVMIO, 0xa2);
+pub(super) const KVM_SET_TSC_KHZ: u32 = _IO(KVMIO, 0xa2);
+pub(super) const KVM_GET_TSC_KHZ: u32 = _IO(KVMIO, 0xa3);
+pub(super) const KVM_GET_XSAVE: u32 = _IOR::<kvm_xsave>(KVMIO, 0xa4);
+pub(super) const KVM_SET_XSAVE: u32 = _IOW::<kvm_xsave>(KVMIO, 0xa5);
+pub(super) const KVM_GET_XCRS: u32 = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
+pub(super) const KVM_SET_XCRS: u32 = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
+pub(super) const KVM_GET_SREGS2: u32 = _IOR::<kvm_sregs2>(KVMIO, 0xcc);
+pub(super) const KVM_SET_SREGS2: u32 = _IOW::<kvm_sregs2>(KVMIO, 0xcd);
+pub(super) const KVM_GET_XSAVE2: u32 = _IOR::<kvm_xsave>(KVMIO, 0xcf);

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU's file: vCPU ioctls, and the mapping of `kvm_run`.
+
+use kernel::{
+    page::Page,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+};
+
+use super::{
+    copy,
+    cpuid,
+    events,
+    fpu,
+    msr,
+    number,
+    regs,
+    sregs, //
+};
+use crate::{
+    host::{
+        bindings::{
+            kvm_mp_state,
+            kvm_signal_mask, //
+        },
+        file::FileObject, //
+    },
+    vm::{
+        Backend,
+        Loaded,
+        Vcpu,
+        Vm, //
+    },
+};
+
+/// What stands behind a vCPU's file.
+pub(super) struct VcpuFile<B: Backend> {
+    vm: Arc<Vm<B>>,
+    vcpu: Arc<Vcpu<B>>,
+}
+
+impl<B: Backend> VcpuFile<B> {
+    pub(super) fn new(vm: Arc<Vm<B>>, vcpu: Arc<Vcpu<B>>) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn with_loaded<R>(&self, f: impl FnOnce(&mut Loaded<'_, B>) -> Result<R>) -> Result<R> {
+        self.vcpu.with_loaded(&self.vm, f)
+    }
+
+    /// api.rst, 4.17 KVM_SET_SIGNAL_MASK.
+    fn set_signal_mask(&self, arg: usize) -> Result<i32> {
+        let mask = if arg == 0 {
+            None
+        } else {
+            let header: kvm_signal_mask = copy::read(arg)?;
+            if header.len as usize != size_of::<u64>() {
+                return Err(EINVAL);
+            }
+            let set: u64 = copy::read(arg + size_of::<kvm_signal_mask>())?;
+            Some(set)
+        };
+        self.vcpu.with_state(|state| {
+            state.sigmask = mask;
+            Ok(0)
+        })
+    }
+
+    /// api.rst, 4.38 KVM_GET_MP_STATE.
+    fn get_mp_state(&self, arg: usize) -> Result<i32> {
+        let mp_state = self.vcpu.with_state(|state| Ok(state.mp_state))?;
+        copy::write(arg, &kvm_mp_state { mp_state })?;
+        Ok(0)
+    }
+
+    /// api.rst, 4.39 KVM_SET_MP_STATE. Without an interrupt controller in the kernel nothing would
+    /// ever wake a vCPU that is not runnable.
+    fn set_mp_state(&self, arg: usize) -> Result<i32> {
+        let new: kvm_mp_state = copy::read(arg)?;
+        self.vcpu.with_state(|state| {
+            if new.mp_state != crate::vm::MP_STATE_RUNNABLE {
+                return Err(EINVAL);
+            }
+            state.mp_state = new.mp_state;
+            Ok(0)
+        })
+    }
+}
+
+impl<B: Backend> FileObject for VcpuFile<B> {
+    const NAME: &'static CStr = c"kvm-vcpu";
+    const HAS_PAGES: bool = true;
+
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<i32> {
+        if !this.vm.memory.mm.is_current() {
+            return Err(EIO);
+        }
+        match cmd {
+            number::KVM_RUN if arg == 0 => this.with_loaded(|cx| cx.run()),
+            number::KVM_GET_REGS => this.with_loaded(|cx| regs::get(cx, arg)),
+            number::KVM_SET_REGS => regs::read(arg).and_then(|r| this.with_loaded(|cx| regs::set(cx, &r))),
+            number::KVM_GET_SREGS => this.with_loaded(|cx| sregs::get(cx, arg)),
+            number::KVM_SET_SREGS => this.with_loaded(|cx| sregs::set(cx, arg)),
+            number::KVM_GET_SREGS2 => this.with_loaded(|cx| sregs::get2(cx, arg)),
+            number::KVM_SET_SREGS2 => this.with_loaded(|cx| sregs::set2(cx, arg)),
+            number::KVM_TRANSLATE => this.with_loaded(|cx| sregs::translate(cx, arg)),
+            number::KVM_INTERRUPT => this.with_loaded(|cx| events::interrupt(cx, arg)),
+            number::KVM_NMI => this.with_loaded(|cx| events::nmi(cx)),
+            number::KVM_GET_VCPU_EVENTS => this.with_loaded(|cx| events::get(cx, arg)),
+            number::KVM_SET_VCPU_EVENTS => this.with_loaded(|cx| events::set(cx, arg)),
+            number::KVM_SET_GUEST_DEBUG => this.with_loaded(|cx| regs::set_guest_debug(cx, arg)),
+            number::KVM_GET_DEBUGREGS => this.with_loaded(|cx| regs::get_debugregs(cx, arg)),
+            number::KVM_SET_DEBUGREGS => this.with_loaded(|cx| regs::set_debugregs(cx, arg)),
+            number::KVM_GET_MSRS => this.with_loaded(|cx| msr::get(cx, arg)),
+            number::KVM_SET_MSRS => this.with_loaded(|cx| msr::set(cx, arg)),
+            number::KVM_SET_CPUID2 => this.with_loaded(|cx| cpuid::set(cx, arg)),
+            number::KVM_GET_CPUID2 => this.vcpu.with_state(|state| cpuid::get(&state.cpuid, arg)),
+            number::KVM_GET_FPU => this.vcpu.with_state(|state| fpu::get(state, arg)),
+            number::KVM_SET_FPU => this.vcpu.with_state(|state| fpu::set(state, arg)),
+            number::KVM_GET_XSAVE => this.vcpu.with_state(|state| fpu::get_xsave(state, arg)),
+            number::KVM_GET_XSAVE2 => this.vcpu.with_state(|state| fpu::get_xsave2(state, arg)),
+            number::KVM_SET_XSAVE => this.vcpu.with_state(|state| fpu::set_xsave(state, arg)),
+            number::KVM_GET_XCRS => this.vcpu.with_state(|state| fpu::get_xcrs(state, arg)),
+            number::KVM_SET_XCRS => this.with_loaded(|cx| fpu::set_xcrs(cx, arg)),
+            number::KVM_GET_TSC_KHZ => this.vcpu.with_state(|state| Ok(state.tsc_khz as i32)),
+            number::KVM_SET_TSC_KHZ => this.with_loaded(|cx| cx.set_tsc_khz(arg as u32).map(|()| 0)),
+            number::KVM_GET_MP_STATE => this.get_mp_state(arg),
+            number::KVM_SET_MP_STATE => this.set_mp_state(arg),
+            number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),
+            _ => Err(EINVAL),
+        }
+    }
+
+    fn page(&self, index: usize) -> Option<&Page> {
+        match index {
+            0 => Some(self.vcpu.run.page()),
+            1 => Some(self.vcpu.pio.page()),
+            _ => None,
+        }
+    }
+}

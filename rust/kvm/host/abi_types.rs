@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Structures of KVM's ABI as bytes, which is how they pass between kernel and user space.
+
+use core::mem::MaybeUninit;
+
+use super::bindings::{
+    kvm_cpuid2,
+    kvm_cpuid_entry2,
+    kvm_debugregs,
+    kvm_fpu,
+    kvm_guest_debug,
+    kvm_interrupt,
+    kvm_mp_state,
+    kvm_msr_entry,
+    kvm_msr_list,
+    kvm_msrs,
+    kvm_regs,
+    kvm_signal_mask,
+    kvm_sregs,
+    kvm_sregs2,
+    kvm_translation,
+    kvm_userspace_memory_region,
+    kvm_vcpu_events,
+    kvm_xcrs, //
+};
+
+/// A structure made of integers, without padding: any bytes are a value of it, and none of its
+/// bytes is undefined.
+///
+/// # Safety
+///
+/// Just that.
+pub(crate) unsafe trait Plain: Sized {
+    /// A value of zeroes.
+    fn zeroed() -> Self {
+        // SAFETY: Any bytes are a value.
+        unsafe { MaybeUninit::zeroed().assume_init() }
+    }
+
+    /// A value whose every byte was copied from somewhere.
+    fn assume_copied(value: MaybeUninit<Self>) -> Self {
+        // SAFETY: Any bytes are a value; callers copied them all, or failed.
+        unsafe { value.assume_init() }
+    }
+
+    /// The bytes of a value to be.
+    fn raw_bytes(value: &mut MaybeUninit<Self>) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: The bytes are those of `value`, borrowed as long.
+        unsafe {
+            core::slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<Self>())
+        }
+    }
+
+    /// The bytes of a value.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: No byte is undefined.
+        unsafe {
+            core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>())
+        }
+    }
+}
+
+macro_rules! plain {
+    ($($ty:ty),* $(,)?) => {
+        $(
+            // SAFETY: The ABI lays it out in integers and explicit padding.
+            unsafe impl Plain for $ty {}
+        )*
+    };
+}
+
+plain! {
+    u64, u32,
+    kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_guest_debug, kvm_interrupt,
+    kvm_mp_state, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_regs, kvm_signal_mask, kvm_sregs,
+    kvm_sregs2, kvm_translation, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that user space talks to: /dev/kvm, a VM, a vCPU.
+//!
+//! C headers: `include/linux/fs.h`, `include/linux/anon_inodes.h`, `include/linux/miscdevice.h`.
+
+use core::marker::PhantomData;
+
+use kernel::{
+    error::VTABLE_DEFAULT_ERROR,
+    module::this_module,
+    page::Page,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    },
+};
+
+use super::{
+    bindings,
+    mm::check, //
+};
+
+/// The minor number of /dev/kvm (`KVM_MINOR` in `include/linux/miscdevice.h`).
+const KVM_MINOR: i32 = 232;
+
+/// What stands behind a file.
+pub(crate) trait FileObject: Send + Sync + 'static {
+    /// The name in `/proc/PID/fd`, as in `anon_inode:NAME`.
+    const NAME: &'static CStr;
+    /// Whether the file can be mapped.
+    const HAS_PAGES: bool = false;
+
+    /// An ioctl.
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<i32>;
+
+    /// Page number `index` of the file's mapping.
+    fn page(&self, _index: usize) -> Option<&Page> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+struct Ops<T: FileObject>(PhantomData<T>);
+
+impl<T: FileObject> Ops<T> {
+    const FILE: bindings::file_operations = bindings::file_operations {
+        owner: this_module::<crate::KvmModule>().as_ptr(),
+        release: Some(Self::release),
+        unlocked_ioctl: Some(Self::ioctl),
+        compat_ioctl: kernel::bindings::compat_ptr_ioctl,
+        mmap: if T::HAS_PAGES { Some(Self::mmap) } else { None },
+        llseek: Some(kernel::bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+
+    const DEVICE: bindings::file_operations = bindings::file_operations {
+        open: Some(Self::open),
+        ..Self::FILE
+    };
+
+    const VMA: kernel::bindings::vm_operations_struct = kernel::bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// `file` is a file of this kind that is not being released.
+    unsafe fn object<'a>(file: *mut bindings::file) -> ArcBorrow<'a, T> {
+        // SAFETY: `private_data` came from `Arc::into_foreign` when the file was made.
+        unsafe { <Arc<T> as ForeignOwnable>::borrow((*file).private_data.cast()) }
+    }
+
+    unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `misc_open` leaves the address of the registered `miscdevice` here, which is the
+        // first field of a `Device<T>` and stays registered while a file is opened.
+        let device = unsafe { &*(*file).private_data.cast::<Device<T>>() };
+        // SAFETY: The file is ours to fill while it is opened.
+        unsafe { (*file).private_data = device.object.clone().into_foreign().cast() };
+        0
+    }
+
+    unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `private_data` came from `into_foreign`; nobody uses the file any more.
+        drop(unsafe { <Arc<T> as ForeignOwnable>::from_foreign((*file).private_data.cast()) });
+        0
+    }
+
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+        // SAFETY: The file is open during the call.
+        match T::ioctl(unsafe { Self::object(file) }, cmd, arg as usize) {
+            Ok(value) => value as c_long,
+            Err(e) => e.to_errno() as c_long,
+        }
+    }
+
+    unsafe extern "C" fn mmap(
+        _file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: The mapping is being set up and is ours to fill.
+        unsafe { (*vma).vm_ops = &Self::VMA };
+        0
+    }
+
+    unsafe extern "C" fn fault(vmf: *mut kernel::bindings::vm_fault) -> kernel::bindings::vm_fault_t {
+        // SAFETY: A mapping holds its file; the anonymous union's fields are always valid to read.
+        let (object, index) = unsafe {
+            let place = &(*vmf).__bindgen_anon_1;
+            (Self::object((*place.vma).vm_file), place.pgoff as usize)
+        };
+        let Some(page) = object.page(index) else {
+            return kernel::bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        };
+        // SAFETY: The page is alive; the mapping takes a reference of its own.
+        unsafe {
+            bindings::shim_get_page(page.as_ptr());
+            (*vmf).page = page.as_ptr();
+        }
+        0
+    }
+}
+
+/// A new file descriptor of the current process for `object`.
+///
+/// The file holds a reference to this module: it cannot be unloaded before the last one is closed.
+///
+/// # Errors
+///
+/// EMFILE, ENFILE, ENOMEM.
+pub(crate) fn new_fd<T: FileObject>(object: Arc<T>) -> Result<i32> {
+    let data = object.into_foreign();
+    // SAFETY: The operations are static and belong to `data`'s type.
+    let fd = unsafe {
+        bindings::shim_anon_inode_getfd(T::NAME.as_char_ptr(), &Ops::<T>::FILE, data.cast())
+    };
+    if fd < 0 {
+        // SAFETY: No file took `data`.
+        drop(unsafe { <Arc<T> as ForeignOwnable>::from_foreign(data) });
+        return Err(Error::from_errno(fd));
+    }
+    Ok(fd)
+}
+
+/// The character device `/dev/kvm`.
+///
+/// # Invariants
+///
+/// `misc` is registered and is the first field.
+#[repr(C)]
+#[pin_data(PinnedDrop)]
+pub(crate) struct Device<T: FileObject> {
+    #[pin]
+    misc: Opaque<kernel::bindings::miscdevice>,
+    object: Arc<T>,
+}
+
+// SAFETY: Registering and unregistering may happen in different threads.
+unsafe impl<T: FileObject> Send for Device<T> {}
+// SAFETY: There are no methods on `&self` but the shared `object`.
+unsafe impl<T: FileObject> Sync for Device<T> {}
+
+impl<T: FileObject> Device<T> {
+    /// Registers the device with `object` behind each file.
+    pub(crate) fn register(object: Arc<T>) -> impl PinInit<Self, Error> {
+        try_pin_init!(&this in Self {
+            object: object,
+            misc <- Opaque::try_ffi_init(move |slot: *mut kernel::bindings::miscdevice| {
+                let _ = this;
+                // SAFETY: `slot` is valid and pinned until drop unregisters it.
+                check(unsafe {
+                    slot.write(kernel::bindings::miscdevice {
+                        minor: KVM_MINOR,
+                        name: c"kvm".as_char_ptr(),
+                        fops: &Ops::<T>::DEVICE,
+                        ..pin_init::zeroed()
+                    });
+                    kernel::bindings::misc_register(slot)
+                })
+            }),
+        })
+    }
+}
+
+#[pinned_drop]
+impl<T: FileObject> PinnedDrop for Device<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the invariants.
+        unsafe { kernel::bindings::misc_deregister(self.misc.get()) };
+    }
+}

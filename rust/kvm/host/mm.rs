@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VMM's memory, as its page tables have it at this moment.
+
+use core::ptr::NonNull;
+
+use arch::addr::{
+    Hpa,
+    Hva, //
+};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+};
+
+use super::bindings;
+
+/// The address space of the process that a VM belongs to.
+///
+/// It keeps the structure, not the mappings: those go when the process goes.
+pub(crate) struct AddressSpace(NonNull<bindings::mm_struct>);
+
+// SAFETY: An `mm_struct` may be used from any thread; we hold a reference.
+unsafe impl Send for AddressSpace {}
+// SAFETY: As above.
+unsafe impl Sync for AddressSpace {}
+
+impl AddressSpace {
+    /// The current process's.
+    ///
+    /// # Errors
+    ///
+    /// EIO in a kernel thread, which has none.
+    pub(crate) fn current() -> Result<Self> {
+        // SAFETY: Reads the current task's pointer.
+        let mm = NonNull::new(unsafe { bindings::shim_current_mm() }).ok_or(EIO)?;
+        // SAFETY: The current task keeps its address space alive.
+        unsafe { bindings::shim_mmgrab(mm.as_ptr()) };
+        Ok(Self(mm))
+    }
+
+    /// Whether the current thread lives in this address space.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        // SAFETY: Reads the current task's pointer.
+        core::ptr::eq(self.0.as_ptr(), unsafe { bindings::shim_current_mm() })
+    }
+
+    /// log2 of the bytes that one entry of the process's page tables maps at `hva`, or `None` where
+    /// it maps nothing.
+    pub(crate) fn mapping_shift(&self, hva: Hva) -> Option<u32> {
+        // SAFETY: The structure is alive; the walk keeps the tables in place itself.
+        match unsafe { bindings::shim_host_mapping_shift(self.0.as_ptr(), hva.0) } {
+            0 => None,
+            shift => Some(shift as u32),
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::mm_struct {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        // SAFETY: `current` took the reference.
+        unsafe { bindings::shim_mmdrop(self.0.as_ptr()) };
+    }
+}
+
+/// Whether `size` bytes at `hva` can be user memory at all.
+pub(crate) fn is_user_range(hva: Hva, size: u64) -> bool {
+    // SAFETY: Compares addresses.
+    unsafe { bindings::shim_access_ok(hva.0, size) }
+}
+
+/// A reference to the page behind a user address: short-lived, given back on drop.
+pub(crate) struct UserPage {
+    page: NonNull<bindings::page>,
+    /// Whether the process may write the page now.
+    pub(crate) writable: bool,
+    dirty: bool,
+}
+
+impl UserPage {
+    /// The page at `hva` of the current process, faulted in if need be.
+    ///
+    /// Where only `write` is false, the page is still found writable if that needs no fault.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT where nothing is mapped or the mapping does not allow the access, EHWPOISON where the
+    /// memory is broken.
+    pub(crate) fn get(hva: Hva, write: bool) -> Result<Self> {
+        let mut page = core::ptr::null_mut();
+
+        // SAFETY: `page` is valid for the write.
+        if unsafe { bindings::shim_try_get_user_page(hva.0, true, &mut page) } {
+            return Ok(Self {
+                page: NonNull::new(page).ok_or(EFAULT)?,
+                writable: true,
+                dirty: false,
+            });
+        }
+
+        if !write {
+            return Self::get_readonly(hva);
+        }
+        // SAFETY: `page` is valid for the write; the caller may sleep.
+        let got = unsafe { bindings::shim_get_user_page(hva.0, true, &mut page) };
+        if got < 0 {
+            return Err(Error::from_errno(got));
+        }
+        Ok(Self {
+            page: NonNull::new(page).ok_or(EFAULT)?,
+            writable: true,
+            dirty: false,
+        })
+    }
+
+    /// The page at `hva`, for reading alone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::get`].
+    pub(crate) fn get_readonly(hva: Hva) -> Result<Self> {
+        let mut page = core::ptr::null_mut();
+        // SAFETY: `page` is valid for the write; the caller may sleep.
+        let got = unsafe { bindings::shim_get_user_page(hva.0, false, &mut page) };
+        if got < 0 {
+            return Err(Error::from_errno(got));
+        }
+        Ok(Self {
+            page: NonNull::new(page).ok_or(EFAULT)?,
+            writable: false,
+            dirty: false,
+        })
+    }
+
+    /// Its physical address.
+    pub(crate) fn hpa(&self) -> Hpa {
+        // SAFETY: We hold a reference to the page.
+        Hpa(unsafe { bindings::shim_page_phys(self.page.as_ptr()) })
+    }
+
+    /// Notes that a guest may write the page from now on.
+    pub(crate) fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+}
+
+impl Drop for UserPage {
+    fn drop(&mut self) {
+        // SAFETY: `get` took the reference.
+        unsafe { bindings::shim_put_page(self.page.as_ptr(), self.dirty) };
+    }
+}
+
+/// Copies from the current process.
+///
+/// # Errors
+///
+/// EFAULT.
+pub(crate) fn read(hva: Hva, to: &mut [u8]) -> Result {
+    UserSlice::new(UserPtr::from_addr(hva.0 as usize), to.len())
+        .reader()
+        .read_slice(to)
+}
+
+/// Copies to the current process.
+///
+/// # Errors
+///
+/// EFAULT.
+pub(crate) fn write(hva: Hva, from: &[u8]) -> Result {
+    UserSlice::new(UserPtr::from_addr(hva.0 as usize), from.len())
+        .writer()
+        .write_slice(from)
+}
+
+/// `Result` of a C function that returns an errno; for symmetry with the kernel crate.
+pub(super) fn check(ret: i32) -> Result {
+    to_result(ret)
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that a vCPU shares with its VMM: `struct kvm_run` and the data of port I/O.
+//!
+//! The VMM may write them at any time, from any thread. So every access is volatile, nothing read
+//! is read twice, and no reference into them exists.
+
+use core::ptr::{
+    addr_of,
+    addr_of_mut, //
+};
+
+use kernel::{
+    page::Page,
+    prelude::*, //
+};
+
+use super::bindings::{
+    self,
+    kvm_run, //
+};
+
+/// Bytes in a page.
+pub(crate) const SIZE: usize = 4096;
+
+/// A page mapped by user space.
+pub(crate) struct SharedPage {
+    page: Page,
+    address: *mut u8,
+}
+
+// SAFETY: Accesses are volatile, as the other side demands anyway.
+unsafe impl Send for SharedPage {}
+// SAFETY: As above.
+unsafe impl Sync for SharedPage {}
+
+impl SharedPage {
+    /// A page of zeroes.
+    pub(crate) fn new() -> Result<Self> {
+        let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        // SAFETY: The page is ours and has an address: it is not high memory.
+        let address = unsafe {
+            bindings::shim_virt_from_phys(bindings::shim_page_phys(page.as_ptr())).cast()
+        };
+        Ok(Self { page, address })
+    }
+
+    /// The page, for a mapping.
+    pub(crate) fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// Copies out of the page; what does not fit is left as it is.
+    pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
+        for (i, byte) in to.iter_mut().enumerate().take(SIZE.saturating_sub(offset)) {
+            // SAFETY: Within the page.
+            *byte = unsafe { self.address.add(offset + i).read_volatile() };
+        }
+    }
+
+    /// Copies into the page; what does not fit is dropped.
+    pub(crate) fn write(&self, offset: usize, from: &[u8]) {
+        for (i, byte) in from.iter().enumerate().take(SIZE.saturating_sub(offset)) {
+            // SAFETY: Within the page.
+            unsafe { self.address.add(offset + i).write_volatile(*byte) };
+        }
+    }
+}
+
+/// Why a vCPU comes back to its VMM: what goes into `kvm_run` beside the exit reason.
+#[derive(Clone, Copy)]
+pub(crate) enum UserExit {
+    /// KVM_EXIT_UNKNOWN.
+    Unknown,
+    /// KVM_EXIT_IO; the data lie at `data_offset` from the start of the mapping.
+    Io {
+        is_in: bool,
+        size: u8,
+        port: u16,
+        count: u32,
+        data_offset: u64,
+    },
+    /// KVM_EXIT_MMIO.
+    Mmio {
+        gpa: u64,
+        data: [u8; 8],
+        len: u32,
+        is_write: bool,
+    },
+    /// KVM_EXIT_HLT.
+    Hlt,
+    /// KVM_EXIT_SHUTDOWN.
+    Shutdown,
+    /// KVM_EXIT_INTR.
+    Intr,
+    /// KVM_EXIT_IRQ_WINDOW_OPEN.
+    IrqWindowOpen,
+    /// KVM_EXIT_SET_TPR.
+    SetTpr,
+    /// KVM_EXIT_FAIL_ENTRY.
+    FailEntry { reason: u64, cpu: u32 },
+    /// KVM_EXIT_INTERNAL_ERROR.
+    InternalError {
+        suberror: u32,
+        data: [u64; 16],
+        ndata: u32,
+    },
+    /// KVM_EXIT_MEMORY_FAULT: KVM_RUN itself fails.
+    MemoryFault { gpa: u64, size: u64 },
+    /// KVM_EXIT_DEBUG.
+    Debug {
+        exception: u32,
+        pc: u64,
+        dr6: u64,
+        dr7: u64,
+    },
+}
+
+/// The `kvm_run` page of a vCPU.
+pub(crate) struct RunPage(SharedPage);
+
+macro_rules! get {
+    ($self:ident.$($field:tt)+) => {
+        // SAFETY: The page holds a `kvm_run`; any bits are valid for its integers.
+        unsafe { addr_of!((*$self.ptr()).$($field)+).read_volatile() }
+    };
+}
+
+macro_rules! put {
+    ($self:ident.$($field:ident).+ = $value:expr) => {
+        // SAFETY: The page holds a `kvm_run`.
+        unsafe { addr_of_mut!((*$self.ptr()).$($field).+).write_volatile($value) }
+    };
+}
+
+impl RunPage {
+    /// A `kvm_run` of zeroes.
+    pub(crate) fn new() -> Result<Self> {
+        const _: () = assert!(size_of::<kvm_run>() <= SIZE);
+        Ok(Self(SharedPage::new()?))
+    }
+
+    /// The page, for a mapping.
+    pub(crate) fn page(&self) -> &Page {
+        self.0.page()
+    }
+
+    fn ptr(&self) -> *mut kvm_run {
+        self.0.address.cast()
+    }
+
+    /// Whether KVM_RUN is to come back at once.
+    #[inline]
+    pub(crate) fn immediate_exit(&self) -> bool {
+        get!(self.immediate_exit__unsafe) != 0
+    }
+
+    /// Whether the VMM waits for the guest to be able to take an interrupt.
+    #[inline]
+    pub(crate) fn request_interrupt_window(&self) -> bool {
+        get!(self.request_interrupt_window) != 0
+    }
+
+    /// CR8 as the VMM wants it.
+    #[inline]
+    pub(crate) fn cr8(&self) -> u64 {
+        get!(self.cr8)
+    }
+
+    /// The registers the VMM asks to have shared in the page, and those it says it changed.
+    pub(crate) fn shared_registers(&self) -> u64 {
+        get!(self.kvm_valid_regs) | get!(self.kvm_dirty_regs)
+    }
+
+    /// What the VMM answered to an MMIO read.
+    pub(crate) fn mmio_data(&self) -> [u8; 8] {
+        get!(self.__bindgen_anon_1.mmio.data)
+    }
+
+    /// Clears the flags, as a run starts.
+    #[inline]
+    pub(crate) fn clear_flags(&self) {
+        put!(self.flags = 0);
+    }
+
+    /// What the VMM needs to know to inject interrupts.
+    pub(crate) fn set_interrupt_state(&self, if_flag: bool, ready: bool, cr8: u64, apic_base: u64) {
+        put!(self.if_flag = if_flag.into());
+        put!(self.ready_for_interrupt_injection = ready.into());
+        put!(self.cr8 = cr8);
+        put!(self.apic_base = apic_base);
+    }
+
+    /// Says why the vCPU comes back.
+    pub(crate) fn set_exit(&self, exit: &UserExit) {
+        let reason = match *exit {
+            UserExit::Unknown => bindings::KVM_EXIT_UNKNOWN,
+            UserExit::Io {
+                is_in,
+                size,
+                port,
+                count,
+                data_offset,
+            } => {
+                put!(self.__bindgen_anon_1.io.direction = if is_in {
+                    bindings::KVM_EXIT_IO_IN
+                } else {
+                    bindings::KVM_EXIT_IO_OUT
+                } as u8);
+                put!(self.__bindgen_anon_1.io.size = size);
+                put!(self.__bindgen_anon_1.io.port = port);
+                put!(self.__bindgen_anon_1.io.count = count);
+                put!(self.__bindgen_anon_1.io.data_offset = data_offset);
+                bindings::KVM_EXIT_IO
+            }
+            UserExit::Mmio {
+                gpa,
+                data,
+                len,
+                is_write,
+            } => {
+                put!(self.__bindgen_anon_1.mmio.phys_addr = gpa);
+                put!(self.__bindgen_anon_1.mmio.data = data);
+                put!(self.__bindgen_anon_1.mmio.len = len);
+                put!(self.__bindgen_anon_1.mmio.is_write = is_write.into());
+                bindings::KVM_EXIT_MMIO
+            }
+            UserExit::Hlt => bindings::KVM_EXIT_HLT,
+            UserExit::Shutdown => bindings::KVM_EXIT_SHUTDOWN,
+            UserExit::Intr => bindings::KVM_EXIT_INTR,
+            UserExit::IrqWindowOpen => bindings::KVM_EXIT_IRQ_WINDOW_OPEN,
+            UserExit::SetTpr => bindings::KVM_EXIT_SET_TPR,
+            UserExit::FailEntry { reason, cpu } => {
+                put!(self.__bindgen_anon_1.fail_entry.hardware_entry_failure_reason = reason);
+                put!(self.__bindgen_anon_1.fail_entry.cpu = cpu);
+                bindings::KVM_EXIT_FAIL_ENTRY
+            }
+            UserExit::InternalError {
+                suberror,
+                data,
+                ndata,
+            } => {
+                put!(self.__bindgen_anon_1.internal.suberror = suberror);
+                put!(self.__bindgen_anon_1.internal.ndata = ndata);
+                put!(self.__bindgen_anon_1.internal.data = data);
+                bindings::KVM_EXIT_INTERNAL_ERROR
+            }
+            UserExit::MemoryFault { gpa, size } => {
+                put!(self.__bindgen_anon_1.memory_fault.flags = 0);
+                put!(self.__bindgen_anon_1.memory_fault.gpa = gpa);
+                put!(self.__bindgen_anon_1.memory_fault.size = size);
+                bindings::KVM_EXIT_MEMORY_FAULT
+            }
+            UserExit::Debug {
+                exception,
+                pc,
+                dr6,
+                dr7,
+            } => {
+                put!(self.__bindgen_anon_1.debug.arch.exception = exception);
+                put!(self.__bindgen_anon_1.debug.arch.pc = pc);
+                put!(self.__bindgen_anon_1.debug.arch.dr6 = dr6);
+                put!(self.__bindgen_anon_1.debug.arch.dr7 = dr7);
+                bindings::KVM_EXIT_DEBUG
+            }
+        };
+        put!(self.exit_reason = reason);
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading and writing guest memory from the VMM's thread.
+
+use core::ops::Range;
+
+use arch::{
+    addr::{
+        Gpa,
+        Hva,
+        PAGE_SIZE, //
+    },
+    paging::GuestMemory, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        srcu,
+        Arc, //
+    },
+};
+
+use super::{
+    Memory,
+    SecondLevel,
+    Slots, //
+};
+use crate::host::mm;
+
+/// Guest memory as it is now. While this is held, slots that go stay usable, and whoever removes
+/// them waits.
+pub(crate) struct GuestAccess<'a> {
+    slots: Arc<Slots>,
+    _guard: srcu::Guard<'a>,
+}
+
+impl<T: SecondLevel> Memory<T> {
+    /// Access to guest memory.
+    pub(crate) fn access(&self) -> GuestAccess<'_> {
+        let _guard = self.readers.read_lock();
+        GuestAccess {
+            slots: self.tables.lock().slots.clone(),
+            _guard,
+        }
+    }
+}
+
+impl GuestAccess<'_> {
+    /// Calls `f` with the VMM's address of each part of `len` bytes at `gpa`, and the part's place
+    /// in them.
+    fn for_each_part(
+        &self,
+        gpa: Gpa,
+        len: usize,
+        write: bool,
+        mut f: impl FnMut(Hva, Range<usize>) -> Result,
+    ) -> Result {
+        let mut done = 0;
+        while done < len {
+            let at = gpa.offset(done as u64);
+            let part = (len - done).min((PAGE_SIZE - at.page_offset()) as usize);
+            let slot = self.slots.find(at.gfn()).ok_or(EFAULT)?;
+            if write && slot.is_readonly() {
+                return Err(EFAULT);
+            }
+            let hva = slot.hva_of(at.gfn()).offset(at.page_offset());
+            f(hva, done..done + part)?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Reads guest-physical memory.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT where there is none.
+    pub(crate) fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result {
+        self.for_each_part(gpa, to.len(), false, |hva, part| mm::read(hva, &mut to[part]))
+    }
+
+    /// Writes guest-physical memory.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT where there is none, or the slot is read-only.
+    pub(crate) fn write(&self, gpa: Gpa, from: &[u8]) -> Result {
+        self.for_each_part(gpa, from.len(), true, |hva, part| mm::write(hva, &from[part]))
+    }
+
+    /// Whether `gpa` is memory that can be read, or written if so asked.
+    pub(crate) fn is_memory(&self, gpa: Gpa, write: bool) -> bool {
+        self.slots
+            .find(gpa.gfn())
+            .is_some_and(|slot| !(write && slot.is_readonly()))
+    }
+}
+
+/// Page walks here never mark entries: the processor has done so when it made the access.
+impl GuestMemory for &GuestAccess<'_> {
+    fn read_u32(&mut self, gpa: Gpa) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.read(gpa, &mut bytes).ok()?;
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn compare_exchange_u32(&mut self, _gpa: Gpa, _old: u32, _new: u32) -> Option<bool> {
+        None
+    }
+
+    fn compare_exchange_u64(&mut self, _gpa: Gpa, _old: u64, _new: u64) -> Option<bool> {
+        None
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a virtual machine is: memory, vCPUs, and what passes between them and their VMM.
+//!
+//! Nothing here knows a vendor: hardware is behind [`backend::Backend`].
+//!
+//! # Lock order
+//!
+//! 1. `Vm::vcpus` (mutex): creating vCPUs.
+//! 2. `Vcpu::state` (killable mutex): a vCPU's thread, for as long as KVM_RUN lasts.
+//! 3. `Memory::update` (mutex): changing slots.
+//! 4. `Memory::readers` (SRCU): using slots. Never waited for with 2 of another vCPU held.
+//! 5. the VMM's `mmap_lock` and page-table locks, taken by touching its memory. The memory manager
+//!    calls us with them held, so nothing below touches user memory.
+//! 6. `Memory::tables` (spinlock): second-level tables and the current slots.
+//! 7. `Runners::list` (spinlock): who is in guest mode.
+
+pub(crate) mod backend;
+mod cpuid;
+mod cr;
+mod debug;
+mod event;
+mod hypercall;
+mod io;
+mod kick;
+mod memory;
+mod mmio;
+mod msr;
+mod report;
+mod run;
+mod tsc;
+mod vcpu;
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+
+pub(crate) use self::{
+    backend::Backend,
+    event::{
+        Event,
+        SHADOW_MOV_SS,
+        SHADOW_STI, //
+    },
+    memory::{
+        Mapping,
+        Memory,
+        Region,
+        SecondLevel,
+        SpareTables,
+        MAX_SLOTS, //
+    },
+    vcpu::{
+        Loaded,
+        State,
+        Vcpu,
+        MP_STATE_RUNNABLE, //
+    },
+};
+pub(crate) use self::{
+    cpuid::{
+        supported as supported_cpuid,
+        Cpuid,
+        Entry as CpuidEntry, //
+    },
+    msr::{
+        MsrAccess,
+        pat_reset,
+        read_feature_msr,
+        FEATURE_MSRS,
+        SAVED_MSRS, //
+    },
+};
+use crate::host::{
+    cpu,
+    mm::AddressSpace,
+    mmu_notifier,
+    preempt, //
+};
+
+/// vCPUs a VM can have (KVM_CAP_MAX_VCPUS), and the bound of their ids (KVM_CAP_MAX_VCPU_ID).
+pub(crate) const MAX_VCPUS: usize = 64;
+/// See [`MAX_VCPUS`].
+pub(crate) const MAX_VCPU_ID: u32 = 4096;
+
+/// A virtual machine: the property of the process that made it.
+#[pin_data]
+pub(crate) struct Vm<B: Backend> {
+    pub(crate) backend: Arc<B>,
+    pub(crate) memory: Arc<Memory<B::Tables>>,
+    pub(crate) machine: B::Machine,
+    _mirror: Pin<KBox<mmu_notifier::Registration<Memory<B::Tables>>>>,
+    #[pin]
+    vcpus: Mutex<KVec<Arc<Vcpu<B>>>>,
+    /// KVM_SET_TSS_ADDR and KVM_SET_IDENTITY_MAP_ADDR, which hardware with unrestricted guests
+    /// has no use for.
+    #[pin]
+    pub(crate) legacy: Mutex<Legacy>,
+    _preempt: preempt::Enabled,
+}
+
+/// Addresses that old hardware needed for real mode.
+pub(crate) struct Legacy {
+    pub(crate) identity_map: u64,
+}
+
+impl<B: Backend> Vm<B> {
+    /// A VM of the current process, without memory or vCPUs.
+    pub(crate) fn new(backend: Arc<B>) -> Result<Arc<Self>> {
+        let mm = Arc::new(AddressSpace::current()?, GFP_KERNEL_ACCOUNT)?;
+        let memory = Memory::new(mm.clone(), backend.max_gfn().0)?;
+        let mirror = mmu_notifier::Registration::new(memory.clone(), mm)?;
+        let machine = backend.new_machine()?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                backend: backend,
+                memory: memory,
+                machine: machine,
+                _mirror: mirror,
+                vcpus <- new_mutex!(KVec::new()),
+                legacy <- new_mutex!(Legacy { identity_map: 0 }),
+                _preempt: preempt::Enabled::new(),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Creates a vCPU and calls `publish` with it, which makes it known to user space; where that
+    /// fails, the vCPU never was.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for an id or a count beyond the limits, EEXIST where the id is taken, ENOMEM, and
+    /// `publish`'s.
+    pub(crate) fn create_vcpu<R>(
+        &self,
+        id: usize,
+        publish: impl FnOnce(Arc<Vcpu<B>>) -> Result<R>,
+    ) -> Result<R> {
+        if id >= MAX_VCPU_ID as usize {
+            return Err(EINVAL);
+        }
+        let mut vcpus = self.vcpus.lock();
+        if vcpus.len() >= MAX_VCPUS {
+            return Err(EINVAL);
+        }
+        if vcpus.iter().any(|vcpu| vcpu.id as usize == id) {
+            return Err(EEXIST);
+        }
+        vcpus.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let vcpu = Vcpu::new(self, id as u32)?;
+        self.memory.runners.add(vcpu.runner.clone())?;
+        vcpus.push(vcpu.clone(), GFP_KERNEL_ACCOUNT)?;
+        publish(vcpu).inspect_err(|_| {
+            self.memory.runners.remove_last();
+            vcpus.pop();
+        })
+    }
+
+    /// Whether a vCPU was created.
+    pub(crate) fn has_vcpus(&self) -> bool {
+        !self.vcpus.lock().is_empty()
+    }
+
+    /// Frequency of the guest's time-stamp counter in kHz.
+    pub(crate) fn tsc_khz(&self) -> u32 {
+        cpu::tsc_khz()
+    }
+}

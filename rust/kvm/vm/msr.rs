@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Model-specific registers: those the hardware keeps for the guest, and those kept here.
+
+use kernel::prelude::*;
+
+use super::{
+    backend::Backend,
+    run::Next,
+    vcpu::{
+        Loaded,
+        RAX,
+        RCX,
+        RDX, //
+    },
+};
+use crate::host::cpu;
+
+const IA32_TSC: u32 = 0x10;
+const IA32_PLATFORM_ID: u32 = 0x17;
+const IA32_APIC_BASE: u32 = 0x1b;
+const EBL_CR_POWERON: u32 = 0x2a;
+const IA32_FEATURE_CONTROL: u32 = 0x3a;
+const IA32_TSC_ADJUST: u32 = 0x3b;
+const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
+const IA32_BIOS_SIGN_ID: u32 = 0x8b;
+const FSB_FREQ: u32 = 0xcd;
+const PLATFORM_INFO: u32 = 0xce;
+const IA32_MTRRCAP: u32 = 0xfe;
+const BBL_CR_CTL3: u32 = 0x11e;
+const MISC_FEATURES_ENABLES: u32 = 0x140;
+const IA32_SYSENTER_CS: u32 = 0x174;
+const IA32_SYSENTER_ESP: u32 = 0x175;
+const IA32_SYSENTER_EIP: u32 = 0x176;
+const IA32_MCG_CAP: u32 = 0x179;
+const IA32_MCG_STATUS: u32 = 0x17a;
+const IA32_PERF_STATUS: u32 = 0x198;
+const IA32_MISC_ENABLE: u32 = 0x1a0;
+const IA32_MTRR_PHYSBASE0: u32 = 0x200;
+const IA32_MTRR_LAST_VARIABLE: u32 = 0x20f;
+const IA32_MTRR_FIX64K: u32 = 0x250;
+const IA32_MTRR_FIX16K: u32 = 0x258;
+const IA32_MTRR_FIX4K: u32 = 0x268;
+const IA32_PAT: u32 = 0x277;
+const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+const IA32_EFER: u32 = 0xc000_0080;
+const IA32_STAR: u32 = 0xc000_0081;
+const IA32_LSTAR: u32 = 0xc000_0082;
+const IA32_CSTAR: u32 = 0xc000_0083;
+const IA32_FMASK: u32 = 0xc000_0084;
+const IA32_FS_BASE: u32 = 0xc000_0100;
+const IA32_GS_BASE: u32 = 0xc000_0101;
+const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
+const IA32_TSC_AUX: u32 = 0xc000_0103;
+
+/// What a VMM has to save and restore (api.rst, 4.3 KVM_GET_MSR_INDEX_LIST).
+pub(crate) const SAVED_MSRS: &[u32] = &[
+    IA32_SYSENTER_CS,
+    IA32_SYSENTER_ESP,
+    IA32_SYSENTER_EIP,
+    IA32_STAR,
+    IA32_CSTAR,
+    IA32_KERNEL_GS_BASE,
+    IA32_FMASK,
+    IA32_LSTAR,
+    IA32_TSC,
+    IA32_PAT,
+    IA32_TSC_AUX,
+    IA32_FEATURE_CONTROL,
+    IA32_TSC_ADJUST,
+    IA32_MISC_ENABLE,
+    IA32_MCG_STATUS,
+    PLATFORM_INFO,
+    MISC_FEATURES_ENABLES,
+    IA32_BIOS_SIGN_ID,
+];
+
+/// What describes the virtual processor (api.rst, KVM_GET_MSR_FEATURE_INDEX_LIST).
+pub(crate) const FEATURE_MSRS: &[u32] = &[IA32_BIOS_SIGN_ID, PLATFORM_INFO];
+
+/// CPUID faulting can be offered.
+const PLATFORM_INFO_CPUID_FAULT: u64 = 1 << 31;
+const BIOS_SIGN_ID: u64 = 0x1_0000_0000;
+const APIC_BASE_RESET: u64 = 0xfee0_0000 | 1 << 11;
+const APIC_BASE_BSP: u64 = 1 << 8;
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// 8 variable ranges, fixed ranges, write-combining.
+const MTRRCAP: u64 = 0x508;
+const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
+const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
+/// 10 banks, as KVM has before KVM_X86_SETUP_MCE.
+const MCG_CAP: u64 = 0;
+
+/// MSRs that are plain memory here.
+pub(crate) struct Msrs {
+    pub(crate) apic_base: u64,
+    pub(crate) tsc_adjust: u64,
+    misc_enable: u64,
+    feature_control: u64,
+    bios_sign_id: u64,
+    platform_info: u64,
+    misc_features: u64,
+    mcg_status: u64,
+    mtrr_variable: [u64; 16],
+    /// One of 64 KiB, two of 16 KiB, eight of 4 KiB.
+    mtrr_fixed: [u64; 11],
+    mtrr_def_type: u64,
+}
+
+impl Msrs {
+    /// As after reset of vCPU `id`; number 0 is the bootstrap processor.
+    pub(crate) const fn new(id: u32) -> Self {
+        Self {
+            apic_base: APIC_BASE_RESET | if id == 0 { APIC_BASE_BSP } else { 0 },
+            tsc_adjust: 0,
+            misc_enable: MISC_ENABLE_FAST_STRING,
+            feature_control: 0,
+            bios_sign_id: BIOS_SIGN_ID,
+            platform_info: PLATFORM_INFO_CPUID_FAULT,
+            misc_features: 0,
+            mcg_status: 0,
+            mtrr_variable: [0; 16],
+            mtrr_fixed: [0; 11],
+            mtrr_def_type: 0,
+        }
+    }
+
+    /// The MTRR that `index` names.
+    fn mtrr(&mut self, index: u32) -> Option<&mut u64> {
+        match index {
+            IA32_MTRR_PHYSBASE0..=IA32_MTRR_LAST_VARIABLE => self
+                .mtrr_variable
+                .get_mut((index - IA32_MTRR_PHYSBASE0) as usize),
+            IA32_MTRR_FIX64K => Some(&mut self.mtrr_fixed[0]),
+            0x258..=0x259 => self.mtrr_fixed.get_mut((index - IA32_MTRR_FIX16K + 1) as usize),
+            0x268..=0x26f => self.mtrr_fixed.get_mut((index - IA32_MTRR_FIX4K + 3) as usize),
+            IA32_MTRR_DEF_TYPE => Some(&mut self.mtrr_def_type),
+            _ => None,
+        }
+    }
+}
+
+/// The value of a feature MSR that every vCPU starts with.
+///
+/// # Errors
+///
+/// EINVAL where it is none.
+pub(crate) fn read_feature_msr(index: u32) -> Result<u64> {
+    match index {
+        IA32_BIOS_SIGN_ID => Ok(cpu::rdmsr(IA32_BIOS_SIGN_ID).unwrap_or(BIOS_SIGN_ID)),
+        PLATFORM_INFO => Ok(PLATFORM_INFO_CPUID_FAULT),
+        _ => Err(EINVAL),
+    }
+}
+
+/// Who accesses an MSR.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MsrAccess {
+    /// RDMSR or WRMSR.
+    Guest,
+    /// KVM_GET_MSRS or KVM_SET_MSRS.
+    Vmm,
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// RDMSR of what needs no more than a look: without leaving the inner loop.
+    #[inline]
+    pub(crate) fn read_msr_fast(&mut self) -> bool {
+        let msrs = &self.state.msrs;
+        let value = match self.state.regs[RCX] as u32 {
+            IA32_APIC_BASE => msrs.apic_base,
+            IA32_MISC_ENABLE => msrs.misc_enable,
+            IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
+            PLATFORM_INFO => msrs.platform_info,
+            IA32_TSC_ADJUST => msrs.tsc_adjust,
+            IA32_FEATURE_CONTROL => msrs.feature_control,
+            IA32_MTRRCAP => MTRRCAP,
+            IA32_MTRR_DEF_TYPE => msrs.mtrr_def_type,
+            IA32_MCG_STATUS => msrs.mcg_status,
+            _ => return false,
+        };
+        self.finish_rdmsr(value);
+        true
+    }
+
+    #[inline]
+    fn finish_rdmsr(&mut self, value: u64) {
+        self.state.regs[RAX] = value & 0xffff_ffff;
+        self.state.regs[RDX] = value >> 32;
+        B::skip_instruction(self);
+    }
+
+    /// RDMSR.
+    pub(crate) fn emulate_rdmsr(&mut self) -> Result<Next> {
+        let index = self.state.regs[RCX] as u32;
+        match self.read_msr(index) {
+            Some(value) => self.finish_rdmsr(value),
+            None => self.queue_gp(),
+        }
+        Ok(Next::Guest)
+    }
+
+    /// WRMSR.
+    pub(crate) fn emulate_wrmsr(&mut self) -> Result<Next> {
+        let index = self.state.regs[RCX] as u32;
+        let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
+        if self.write_msr(index, value, MsrAccess::Guest).is_ok() {
+            B::skip_instruction(self);
+        } else {
+            self.queue_gp();
+        }
+        Ok(Next::Guest)
+    }
+
+    /// The value of an MSR; `None` where this virtual processor has no such MSR.
+    pub(crate) fn read_msr(&mut self, index: u32) -> Option<u64> {
+        if let Some(value) = B::msr(self, index) {
+            return Some(value);
+        }
+        if let Some(mtrr) = self.state.msrs.mtrr(index) {
+            return Some(*mtrr);
+        }
+        let msrs = &self.state.msrs;
+        Some(match index {
+            IA32_TSC => self.read_tsc(),
+            IA32_TSC_ADJUST => msrs.tsc_adjust,
+            IA32_EFER => B::efer(self),
+            IA32_APIC_BASE => msrs.apic_base,
+            IA32_MISC_ENABLE => msrs.misc_enable,
+            IA32_FEATURE_CONTROL => msrs.feature_control,
+            IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
+            PLATFORM_INFO => msrs.platform_info,
+            MISC_FEATURES_ENABLES => msrs.misc_features,
+            IA32_MCG_CAP => MCG_CAP,
+            IA32_MCG_STATUS => msrs.mcg_status,
+            IA32_MTRRCAP => MTRRCAP,
+            // A ratio of 10 between processor and bus, as real ones report somewhere.
+            IA32_PERF_STATUS => 1000,
+            FSB_FREQ => 3,
+            // 133 MHz, ratio 1.
+            EBL_CR_POWERON => 1 << 24,
+            BBL_CR_CTL3 => 0xbe70_2111,
+            IA32_PLATFORM_ID => 0,
+            _ => return None,
+        })
+    }
+
+    /// Sets an MSR.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where there is no such MSR, or the value breaks its rules: #GP for a guest.
+    pub(crate) fn write_msr(&mut self, index: u32, value: u64, by: MsrAccess) -> Result {
+        match index {
+            IA32_LSTAR | IA32_CSTAR | IA32_KERNEL_GS_BASE | IA32_FS_BASE | IA32_GS_BASE
+                if !is_canonical(value) =>
+            {
+                return Err(EINVAL);
+            }
+            IA32_SYSENTER_ESP | IA32_SYSENTER_EIP if !is_canonical(value) => {
+                // KVM lets a VMM store what a processor would refuse, made canonical; so do we,
+                // for either: it cannot be told from a guest's.
+                let sign_extended = ((value << 16) as i64 >> 16) as u64;
+                B::set_msr(self, index, sign_extended);
+                return Ok(());
+            }
+            IA32_PAT if !is_pat(value) => return Err(EINVAL),
+            IA32_TSC_AUX => {
+                if value >> 32 != 0 {
+                    return Err(EINVAL);
+                }
+                if by == MsrAccess::Guest && !self.has_tsc_aux() {
+                    return Err(EINVAL);
+                }
+            }
+            _ => {}
+        }
+        if B::set_msr(self, index, value) {
+            return Ok(());
+        }
+        if let Some(mtrr) = self.state.msrs.mtrr(index) {
+            if !is_mtrr(index, value) {
+                return Err(EINVAL);
+            }
+            *mtrr = value;
+            return Ok(());
+        }
+        self.write_own_msr(index, value, by)
+    }
+
+    fn write_own_msr(&mut self, index: u32, value: u64, by: MsrAccess) -> Result {
+        match index {
+            IA32_TSC if by == MsrAccess::Guest => self.guest_writes_tsc(value),
+            IA32_TSC => self.sync_tsc(value),
+            IA32_TSC_ADJUST if by == MsrAccess::Guest => self.guest_writes_tsc_adjust(value),
+            IA32_TSC_ADJUST => self.state.msrs.tsc_adjust = value,
+            IA32_EFER => self.write_efer(value).map_err(|()| EINVAL)?,
+            IA32_APIC_BASE => self.write_apic_base(value)?,
+            IA32_MISC_ENABLE => self.state.msrs.misc_enable = value,
+            IA32_FEATURE_CONTROL => {
+                let locked = self.state.msrs.feature_control & FEATURE_CONTROL_LOCKED != 0;
+                // There is nothing to enable but the lock: neither VMX nor SGX is offered.
+                if value & !FEATURE_CONTROL_LOCKED != 0 || (locked && by == MsrAccess::Guest) {
+                    return Err(EINVAL);
+                }
+                self.state.msrs.feature_control = value;
+            }
+            IA32_BIOS_SIGN_ID if by == MsrAccess::Vmm => self.state.msrs.bios_sign_id = value,
+            // What a guest writes there before it asks with CPUID has no effect.
+            IA32_BIOS_SIGN_ID | IA32_BIOS_UPDT_TRIG => {}
+            PLATFORM_INFO if by == MsrAccess::Vmm => {
+                let loses_fault = value & PLATFORM_INFO_CPUID_FAULT == 0;
+                if loses_fault && self.state.msrs.misc_features != 0 {
+                    return Err(EINVAL);
+                }
+                self.state.msrs.platform_info = value;
+            }
+            // CPUID faulting would need an exit to decide; none is set up, so it stays off.
+            MISC_FEATURES_ENABLES if value == 0 => self.state.msrs.misc_features = 0,
+            IA32_MCG_STATUS => self.state.msrs.mcg_status = value,
+            _ => return Err(EINVAL),
+        }
+        Ok(())
+    }
+
+    /// IA32_APIC_BASE (SDM vol. 3, 11.4.4).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for reserved bits.
+    pub(crate) fn write_apic_base(&mut self, value: u64) -> Result {
+        const BSP: u64 = 1 << 8;
+        const X2APIC: u64 = 1 << 10;
+        const ENABLE: u64 = 1 << 11;
+        let has_x2apic = self.state.cpuid.words(1, 0)[2] & 1 << 21 != 0;
+        let address = (1u64 << self.state.cpuid.limits().maxphyaddr.min(52)) - 1 & !0xfff;
+        let mut allowed = BSP | ENABLE | address;
+        if has_x2apic {
+            allowed |= X2APIC;
+        }
+        if value & !allowed != 0 || value & (X2APIC | ENABLE) == X2APIC {
+            return Err(EINVAL);
+        }
+        self.state.msrs.apic_base = value;
+        self.update_runtime_cpuid();
+        Ok(())
+    }
+
+    /// Whether the guest's CPUID offers RDTSCP or RDPID.
+    pub(crate) fn has_tsc_aux(&self) -> bool {
+        let cpuid = &self.state.cpuid;
+        cpuid.words(0x8000_0001, 0)[3] & 1 << 27 != 0 || cpuid.words(7, 0)[2] & 1 << 22 != 0
+    }
+}
+
+/// Whether an address is canonical for four-level paging.
+fn is_canonical(value: u64) -> bool {
+    ((value << 16) as i64 >> 16) as u64 == value
+}
+
+/// Whether each byte of a PAT is a memory type: 2 and 3 are not, nor anything above 7.
+fn is_pat(value: u64) -> bool {
+    value
+        .to_le_bytes()
+        .iter()
+        .all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+/// Whether a value is one that an MTRR can have (SDM vol. 3, 12.11).
+fn is_mtrr(index: u32, value: u64) -> bool {
+    let is_type = |kind: u64| matches!(kind, 0 | 1 | 4..=6);
+    match index {
+        IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_type(value & 0xff),
+        0x250..=0x26f => value.to_le_bytes().iter().all(|kind| is_type((*kind).into())),
+        // Even ones are bases with a type, odd ones masks with a valid bit.
+        _ if index & 1 == 0 => is_type(value & 0xff) && value & 0xf00 == 0,
+        _ => value & 0x7ff == 0,
+    }
+}
+
+/// What IA32_PAT is after reset.
+pub(crate) const fn pat_reset() -> u64 {
+    PAT_RESET
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_RUN: the way into the guest and out of it (api.rst, 4.10 KVM_RUN).
+//!
+//! Two loops. The inner one enters the guest again and again with interrupts off, as long as its
+//! exits need nothing but the vCPU: CPUID, MSRs that live in memory, hypercalls. A pending
+//! interrupt ends it, since the guest then exits at once. The outer one lets interrupts,
+//! signals and the scheduler have their turn, and serves exits that may sleep.
+
+use kernel::prelude::*;
+
+use super::{
+    backend::{
+        Backend,
+        Exit, //
+    },
+    vcpu::Loaded, //
+};
+use crate::host::{
+    cpu::{
+        self,
+        IrqsOff,
+        Pinned, //
+    },
+    debug_regs,
+    fpu::GuestFpu,
+    guest_mode::{
+        self,
+        GuestMode, //
+    },
+    shared::UserExit,
+    signal::MaskGuard,
+    xcr0, //
+};
+
+/// KVM_INTERNAL_ERROR_EMULATION.
+pub(crate) const INTERNAL_ERROR_EMULATION: u32 = 1;
+/// KVM_INTERNAL_ERROR_DELIVERY_EV.
+pub(crate) const INTERNAL_ERROR_DELIVERY_EV: u32 = 3;
+/// KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON.
+pub(crate) const INTERNAL_ERROR_UNEXPECTED_EXIT_REASON: u32 = 4;
+
+/// Where to go after an exit was served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Back into the guest.
+    Guest,
+    /// To the VMM: `kvm_run` says why.
+    User,
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// Runs the vCPU until the VMM has something to do.
+    ///
+    /// # Errors
+    ///
+    /// EINTR for a signal or `immediate_exit`, EINVAL for nonsense in `kvm_run`, EFAULT where guest
+    /// memory is not there.
+    pub(crate) fn run(&mut self) -> Result<i32> {
+        let _mask = self.state.sigmask.map(MaskGuard::set);
+        self.vcpu.run.clear_flags();
+        self.state.fpu.load();
+        let result = self.run_with_fpu();
+        self.state.fpu.unload();
+        self.publish_interrupt_state();
+        result.map(|()| 0)
+    }
+
+    fn run_with_fpu(&mut self) -> Result {
+        let run = &self.vcpu.run;
+        if run.shared_registers() != 0 {
+            return Err(EINVAL);
+        }
+        let cr8 = run.cr8();
+        if cr8 > 15 {
+            return Err(EINVAL);
+        }
+        self.state.cr8 = cr8;
+
+        let immediate_exit = run.immediate_exit();
+        if self.complete_pending()? == Next::User {
+            return Ok(());
+        }
+        if immediate_exit {
+            return Err(EINTR);
+        }
+
+        self.state.has_run = true;
+        self.leave(&UserExit::Unknown);
+        loop {
+            if self.round()? == Next::User {
+                return Ok(());
+            }
+            if self.vcpu.run.request_interrupt_window() && self.ready_for_interrupt() {
+                self.leave(&UserExit::IrqWindowOpen);
+                return Ok(());
+            }
+            if guest_mode::work_pending() {
+                self.do_kernel_work()?;
+            }
+        }
+    }
+
+    /// Says in `kvm_run` why the vCPU goes to the VMM.
+    pub(crate) fn leave(&self, exit: &UserExit) -> Next {
+        self.vcpu.run.set_exit(exit);
+        Next::User
+    }
+
+    /// Leaves for the VMM with KVM_EXIT_INTERNAL_ERROR.
+    pub(crate) fn internal_error(&self, suberror: u32, words: &[u64]) -> Next {
+        let mut data = [0; 16];
+        let ndata = words.len().min(data.len());
+        data[..ndata].copy_from_slice(&words[..ndata]);
+        self.leave(&UserExit::InternalError {
+            suberror,
+            data,
+            ndata: ndata as u32,
+        })
+    }
+
+    /// What the VMM needs to know to inject interrupts.
+    fn publish_interrupt_state(&self) {
+        const RFLAGS_IF: u64 = 1 << 9;
+        self.vcpu.run.set_interrupt_state(
+            B::rflags(self) & RFLAGS_IF != 0,
+            self.ready_for_interrupt(),
+            self.state.cr8,
+            self.state.msrs.apic_base,
+        );
+    }
+
+    fn do_kernel_work(&self) -> Result {
+        guest_mode::handle_work().inspect_err(|_| {
+            self.leave(&UserExit::Intr);
+        })
+    }
+
+    /// One round of the outer loop.
+    fn round(&mut self) -> Result<Next> {
+        let exit = self.enter_guest();
+        if self.state.events.triple_fault {
+            self.state.events.triple_fault = false;
+            return Ok(self.leave(&UserExit::Shutdown));
+        }
+        match exit {
+            Some(exit) => self.handle(exit),
+            None => Ok(Next::Guest),
+        }
+    }
+
+    /// The inner loop. Returns the exit to serve, or `None` where none is due.
+    fn enter_guest(&mut self) -> Option<Exit> {
+        let wants_window = self.vcpu.run.request_interrupt_window();
+
+        let pinned = Pinned::new();
+        B::prepare_entry(self, &pinned);
+        let irqs_off = IrqsOff::new(&pinned);
+        self.vcpu.runner.enter(cpu::current());
+        if guest_mode::work_pending() {
+            self.vcpu.runner.exit();
+            return None;
+        }
+
+        GuestFpu::refresh_registers(&irqs_off);
+        let xcr0 = xcr0::switch_to_guest(self.state.xcr0, B::cr4(self));
+        let debug_loaded = self.load_debug_regs(&irqs_off);
+        B::begin(self, &irqs_off);
+
+        let guest_mode = GuestMode::enter(&irqs_off);
+        let exit = loop {
+            if wants_window || self.state.events.any() {
+                self.inject_events(wants_window, &guest_mode);
+            }
+            let exit = B::enter(self, &guest_mode);
+            if !self.handle_fast(exit) {
+                break exit;
+            }
+            if guest_mode::work_pending() {
+                break Exit::Handled;
+            }
+        };
+        let time = guest_mode.exit();
+
+        if debug_loaded {
+            debug_regs::restore_host(&irqs_off);
+        }
+        xcr0::switch_to_host(xcr0);
+        self.vcpu.runner.exit();
+        B::finish(self, &time);
+        drop(time);
+        drop(irqs_off);
+        drop(pinned);
+        Some(exit)
+    }
+
+    /// Serves an exit without leaving the inner loop, if that can be done with interrupts off and
+    /// no locks. Returns whether it was.
+    #[inline]
+    fn handle_fast(&mut self, exit: Exit) -> bool {
+        match exit {
+            Exit::Cpuid => {
+                self.emulate_cpuid();
+                true
+            }
+            Exit::MsrRead => self.read_msr_fast(),
+            Exit::Hypercall => {
+                self.emulate_hypercall();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Serves an exit where the thread may sleep.
+    fn handle(&mut self, exit: Exit) -> Result<Next> {
+        match exit {
+            // The inner loop served these, or the kernel did.
+            Exit::Handled | Exit::Cpuid | Exit::Hypercall => Ok(Next::Guest),
+            Exit::MsrRead => self.emulate_rdmsr(),
+            Exit::MsrWrite => self.emulate_wrmsr(),
+            Exit::Hlt => {
+                B::skip_instruction(self);
+                Ok(self.leave(&UserExit::Hlt))
+            }
+            Exit::Io(io) => self.handle_io(&io),
+            Exit::Memory {
+                gpa,
+                gva,
+                is_write,
+                is_fetch,
+            } => self.handle_memory(gpa, gva, is_write, is_fetch),
+            Exit::Cr(access) => self.handle_cr_access(access),
+            Exit::Dr(access) => self.handle_dr_access(access),
+            Exit::Xsetbv => self.emulate_xsetbv(),
+            Exit::Ignored => {
+                B::skip_instruction(self);
+                Ok(Next::Guest)
+            }
+            Exit::InvalidOpcode => {
+                self.queue_ud();
+                Ok(Next::Guest)
+            }
+            Exit::Rdpmc => {
+                self.queue_gp();
+                Ok(Next::Guest)
+            }
+            Exit::Exception {
+                vector,
+                error_code,
+                qualification,
+            } => self.handle_exception(vector, error_code, qualification),
+            Exit::TripleFault => Ok(self.leave(&UserExit::Shutdown)),
+            Exit::EntryFailed { reason } => {
+                self.report_entry_failure(reason);
+                Ok(self.leave(&UserExit::FailEntry {
+                    reason,
+                    cpu: cpu::current(),
+                }))
+            }
+            Exit::TaskSwitch => Ok(self.internal_error(INTERNAL_ERROR_EMULATION, &[])),
+            Exit::Unexpected { reason } => Ok(self.internal_error(
+                INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+                &[reason, cpu::current().into()],
+            )),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtual processor.
+//!
+//! An ordinary thread of the VMM runs it, whichever calls KVM_RUN. Its state belongs to whoever
+//! holds its mutex; [`Loaded`] is a vCPU whose state is, moreover, in the processor whenever the
+//! thread runs: the scheduler's notifier sees to that.
+
+use arch::{
+    addr::Gva,
+    control_regs::{
+        Cr0,
+        Cr4,
+        Efer,
+        State as ControlState, //
+    },
+    paging::{
+        Access,
+        AccessKind,
+        Paging, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+use super::{
+    backend::{
+        Backend,
+        SegmentRegister, //
+    },
+    cpuid::Cpuid,
+    debug::DebugRegs,
+    event::Events,
+    io::Pending,
+    kick::Runner,
+    memory::SpareTables,
+    msr::Msrs,
+    Vm, //
+};
+use crate::host::{
+    cpu::Pinned,
+    fpu::GuestFpu,
+    mutex::KillableMutex,
+    preempt::Notifier,
+    shared::{
+        RunPage,
+        SharedPage, //
+    },
+    signal::SigSet, //
+};
+
+/// A vCPU of a VM.
+#[pin_data]
+pub(crate) struct Vcpu<B: Backend> {
+    /// The number KVM_CREATE_VCPU gave it, which is its APIC id.
+    pub(crate) id: u32,
+    pub(crate) runner: Arc<Runner>,
+    /// `struct kvm_run`, page 0 of the mapping.
+    pub(crate) run: RunPage,
+    /// Data of port I/O, page 1 of the mapping.
+    pub(crate) pio: SharedPage,
+    pub(crate) resident: B::Resident,
+    #[pin]
+    notifier: Notifier<B::Resident>,
+    #[pin]
+    state: KillableMutex<State<B>>,
+}
+
+/// What a vCPU's thread owns. Registers that the hardware keeps are not here.
+pub(crate) struct State<B: Backend> {
+    /// RAX to R15 in the order of their encoding. RSP is the hardware's.
+    pub(crate) regs: [u64; 16],
+    pub(crate) cr2: u64,
+    pub(crate) cr8: u64,
+    pub(crate) xcr0: u64,
+    pub(crate) dr: DebugRegs,
+    pub(crate) fpu: GuestFpu,
+    pub(crate) events: Events,
+    pub(crate) msrs: Msrs,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) mp_state: u32,
+    /// What the next KVM_RUN completes first.
+    pub(crate) pending: Pending,
+    pub(crate) sigmask: Option<SigSet>,
+    pub(crate) tsc_khz: u32,
+    pub(crate) spare: SpareTables,
+    /// Whether the vCPU has been entered: then its CPUID is settled.
+    pub(crate) has_run: bool,
+    pub(crate) hw: B::Vcpu,
+}
+
+/// A vCPU whose state is in the processor whenever this thread runs.
+pub(crate) struct Loaded<'a, B: Backend> {
+    pub(crate) vm: &'a Vm<B>,
+    pub(crate) vcpu: &'a Vcpu<B>,
+    pub(crate) state: &'a mut State<B>,
+}
+
+/// Index of RAX in the register file.
+pub(crate) const RAX: usize = 0;
+/// Index of RCX.
+pub(crate) const RCX: usize = 1;
+/// Index of RDX.
+pub(crate) const RDX: usize = 2;
+/// Index of RBX.
+pub(crate) const RBX: usize = 3;
+/// Index of RSP.
+pub(crate) const RSP: usize = 4;
+/// Index of RSI.
+pub(crate) const RSI: usize = 6;
+/// Index of RDI.
+pub(crate) const RDI: usize = 7;
+
+/// KVM_MP_STATE_RUNNABLE.
+pub(crate) const MP_STATE_RUNNABLE: u32 = 0;
+
+impl<B: Backend> Vcpu<B> {
+    /// A vCPU in the state that reset leaves.
+    pub(crate) fn new(vm: &Vm<B>, id: u32) -> Result<Arc<Self>> {
+        let (resident, hw) = vm.backend.new_vcpu()?;
+        let state = State {
+            regs: [0; 16],
+            cr2: 0,
+            cr8: 0,
+            xcr0: 1,
+            dr: DebugRegs::new(),
+            fpu: GuestFpu::new()?,
+            events: Events::default(),
+            msrs: Msrs::new(id),
+            cpuid: Cpuid::empty(),
+            mp_state: MP_STATE_RUNNABLE,
+            pending: Pending::None,
+            sigmask: None,
+            tsc_khz: vm.tsc_khz(),
+            spare: SpareTables::new(),
+            has_run: false,
+            hw,
+        };
+        let runner = Arc::new(Runner::new(), GFP_KERNEL_ACCOUNT)?;
+        let run = RunPage::new()?;
+        let pio = SharedPage::new()?;
+        let vcpu = Arc::pin_init(
+            try_pin_init!(Self {
+                id: id,
+                runner: runner,
+                run: run,
+                pio: pio,
+                resident: resident,
+                notifier <- Notifier::new(),
+                state <- KillableMutex::new(state, c"vcpu", kernel::static_lock_class!()),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        vcpu.with_loaded(vm, |cx| {
+            // The processor's own signature, as after a reset of the real one.
+            cx.state.regs[RDX] = 0x600;
+            B::reset(cx, vm.memory.root());
+            cx.reset_debug();
+            cx.sync_tsc(0);
+            Ok(())
+        })?;
+        Ok(vcpu)
+    }
+
+    /// Calls `f` with the state, which stays where it is.
+    ///
+    /// # Errors
+    ///
+    /// EINTR where the thread is to die before it has the state, and `f`'s.
+    pub(crate) fn with_state<R>(&self, f: impl FnOnce(&mut State<B>) -> Result<R>) -> Result<R> {
+        f(&mut *self.state.lock()?)
+    }
+
+    /// Calls `f` with the vCPU loaded.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::with_state`].
+    pub(crate) fn with_loaded<R>(
+        &self,
+        vm: &Vm<B>,
+        f: impl FnOnce(&mut Loaded<'_, B>) -> Result<R>,
+    ) -> Result<R> {
+        let mut state = self.state.lock()?;
+
+        let pinned = Pinned::new();
+        // SAFETY: Whoever holds the state is the only one to register; a vCPU is pinned in its
+        // `Arc`.
+        let registered = unsafe { self.notifier.register(&self.resident, &pinned) };
+        B::load(&self.resident, &pinned);
+        drop(pinned);
+
+        let result = f(&mut Loaded {
+            vm,
+            vcpu: self,
+            state: &mut state,
+        });
+
+        let pinned = Pinned::new();
+        B::unload(&self.resident, &pinned);
+        registered.unregister(&pinned);
+        drop(pinned);
+        result
+    }
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// A general-purpose register by its encoding.
+    #[inline]
+    pub(crate) fn reg(&self, index: usize) -> u64 {
+        if index == RSP {
+            B::rsp(self)
+        } else {
+            self.state.regs[index & 15]
+        }
+    }
+
+    /// Sets one.
+    #[inline]
+    pub(crate) fn set_reg(&mut self, index: usize, value: u64) {
+        if index == RSP {
+            B::set_rsp(self, value)
+        } else {
+            self.state.regs[index & 15] = value;
+        }
+    }
+
+    /// All general-purpose registers.
+    pub(crate) fn all_regs(&self) -> [u64; 16] {
+        let mut regs = self.state.regs;
+        regs[RSP] = B::rsp(self);
+        regs
+    }
+
+    /// Whether the guest is in 64-bit mode, not just in IA-32e mode.
+    pub(crate) fn is_64_bit_mode(&self) -> bool {
+        B::efer(self) & Efer::LMA.bits() != 0
+            && B::segment(self, SegmentRegister::Cs).rights.is_long()
+    }
+
+    /// The linear address of the next instruction.
+    pub(crate) fn linear_rip(&self) -> Gva {
+        if self.is_64_bit_mode() {
+            Gva(B::rip(self))
+        } else {
+            let base = B::segment_base(self, SegmentRegister::Cs);
+            Gva(u64::from(base.wrapping_add(B::rip(self)) as u32))
+        }
+    }
+
+    /// The control registers, for checks.
+    pub(crate) fn control_state(&self) -> ControlState {
+        ControlState {
+            cr0: Cr0::from_bits_retain(B::cr0(self)),
+            cr3: B::cr3(self),
+            cr4: Cr4::from_bits_retain(B::cr4(self)),
+            efer: Efer::from_bits_retain(B::efer(self)),
+            cs_long: B::segment(self, SegmentRegister::Cs).rights.is_long(),
+        }
+    }
+
+    /// How the guest translates linear addresses now.
+    pub(crate) fn paging(&self) -> Paging {
+        let control = self.control_state();
+        let mut paging = Paging::new(
+            control.cr0,
+            control.cr3,
+            control.cr4,
+            control.efer,
+            self.state.cpuid.limits().maxphyaddr,
+        );
+        if control.is_pae_paging() {
+            paging.pdptes = Some(B::pdptes(self));
+        }
+        paging
+    }
+
+    /// An access of the given kind at the guest's current privilege.
+    pub(crate) fn access(&self, kind: AccessKind) -> Access {
+        const AC: u64 = 1 << 18;
+        let access = if B::cpl(self) == 3 {
+            Access::user(kind)
+        } else {
+            Access::supervisor(kind)
+        };
+        access.with_ac(B::rflags(self) & AC != 0)
+    }
+}
