@@ -364,3 +364,119 @@ pub fn segment_bases() -> [u64; 2] {
         base
     })
 }
+
+/// Whether a descriptor is closed when the process executes another program.
+pub fn closes_on_exec(fd: RawFd) -> bool {
+    // SAFETY: fcntl without memory arguments.
+    let flags = must("fcntl", unsafe { libc::fcntl(fd, libc::F_GETFD) }.into());
+    flags & i64::from(libc::FD_CLOEXEC) != 0
+}
+
+/// Reads one byte.
+pub fn read_byte(fd: RawFd) -> Result<u8, Errno> {
+    let mut byte = 0u8;
+    // SAFETY: room for one byte.
+    result(unsafe { libc::read(fd, (&mut byte as *mut u8).cast(), 1) } as i64).map(|_| byte)
+}
+
+/// While it lives this process gets no further descriptors.
+pub struct DescriptorLimit(libc::rlimit);
+
+impl DescriptorLimit {
+    /// Sets the limit to the lowest number that is free.
+    pub fn at_present() -> Self {
+        let lowest = dup(&io::stdin()).as_raw_fd() as u64;
+        let mut old = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: both structures outlive their calls.
+        unsafe {
+            must(
+                "getrlimit",
+                libc::getrlimit(libc::RLIMIT_NOFILE, &mut old).into(),
+            );
+            let new = libc::rlimit {
+                rlim_cur: lowest,
+                ..old
+            };
+            must(
+                "setrlimit",
+                libc::setrlimit(libc::RLIMIT_NOFILE, &new).into(),
+            );
+        }
+        Self(old)
+    }
+}
+
+impl Drop for DescriptorLimit {
+    fn drop(&mut self) {
+        // SAFETY: the structure outlives the call.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &self.0) };
+    }
+}
+
+/// Two connected sockets.
+pub fn socket_pair() -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: room for the two descriptors.
+    let done = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) };
+    must("socketpair", done.into());
+    (own(fds[0]), own(fds[1]))
+}
+
+/// A message of one byte with room for one descriptor, to be used by `act`.
+fn with_message(act: impl FnOnce(&mut libc::msghdr)) {
+    let mut byte = 0u8;
+    let mut part = libc::iovec {
+        iov_base: (&mut byte as *mut u8).cast(),
+        iov_len: 1,
+    };
+    let mut control = [0u64; 4];
+    // SAFETY: a zeroed msghdr is an empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: CMSG_SPACE only computes.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as _;
+    act(&mut message);
+}
+
+/// Sends a descriptor over a socket (SCM_RIGHTS).
+pub fn send_descriptor(socket: &OwnedFd, fd: RawFd) {
+    with_message(|message| {
+        // SAFETY: the control buffer has room for one header with one descriptor.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+            libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
+            must(
+                "sendmsg",
+                libc::sendmsg(socket.as_raw_fd(), message, 0) as i64,
+            );
+        }
+    });
+}
+
+/// Receives a descriptor from a socket.
+pub fn receive_descriptor(socket: &OwnedFd) -> OwnedFd {
+    let mut fd = -1;
+    with_message(|message| {
+        // SAFETY: the message's buffers outlive the call; the header is looked at where there is
+        // one.
+        unsafe {
+            must(
+                "recvmsg",
+                libc::recvmsg(socket.as_raw_fd(), message, 0) as i64,
+            );
+            let header = libc::CMSG_FIRSTHDR(message);
+            assert!(!header.is_null(), "a message with a descriptor");
+            fd = libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned();
+        }
+    });
+    own(fd)
+}

@@ -11,6 +11,7 @@ mod exits;
 mod fpu;
 mod interrupts;
 mod io;
+mod lifetime;
 mod mmio;
 mod msrs;
 mod paging;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Test> {
         msrs::TESTS,
         fpu::TESTS,
         signals::TESTS,
+        lifetime::TESTS,
     ]
     .concat()
 }
