@@ -21,7 +21,8 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         return 0;
     };
     match extension {
-        bindings::KVM_CAP_USER_MEMORY
+        bindings::KVM_CAP_HLT
+        | bindings::KVM_CAP_USER_MEMORY
         | bindings::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | bindings::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
         | bindings::KVM_CAP_SYNC_MMU

@@ -8,6 +8,7 @@
 mod capability;
 mod copy;
 mod cpuid;
+mod debugfs;
 mod events;
 mod fpu;
 mod msr;

@@ -241,7 +241,10 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
     B::set_cr3(cx, sregs.cr3);
     cx.state.cr8 = sregs.cr8;
 
-    // TR first: entering long mode looks at it.
+    B::set_efer(cx, sregs.efer);
+    B::set_cr4(cx, sregs.cr4);
+    B::set_cr0(cx, sregs.cr0);
+    // After the control registers: entering long mode makes TR fit, and what the VMM says counts.
     B::set_segment(cx, SegmentRegister::Tr, &to_segment(&sregs.tr));
     B::set_segment(cx, SegmentRegister::Ldtr, &to_segment(&sregs.ldt));
     B::set_segment(cx, SegmentRegister::Cs, &to_segment(&sregs.cs));
@@ -250,10 +253,6 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
     B::set_segment(cx, SegmentRegister::Fs, &to_segment(&sregs.fs));
     B::set_segment(cx, SegmentRegister::Gs, &to_segment(&sregs.gs));
     B::set_segment(cx, SegmentRegister::Ss, &to_segment(&sregs.ss));
-
-    B::set_efer(cx, sregs.efer);
-    B::set_cr4(cx, sregs.cr4);
-    B::set_cr0(cx, sregs.cr0);
     cx.update_runtime_cpuid();
     if cx.control_state().is_pae_paging() {
         match pdptes {

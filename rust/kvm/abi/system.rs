@@ -13,6 +13,7 @@ use kernel::{
 use super::{
     capability,
     cpuid,
+    debugfs::SystemDir,
     msr,
     number,
     vm::VmFile, //
@@ -39,6 +40,7 @@ const VCPU_PAGES: usize = 2;
 /// What stands behind /dev/kvm.
 pub(crate) struct System<B: Backend> {
     backend: Arc<B>,
+    debugfs: SystemDir<B>,
     /// Bytes in a guest's XSAVE area as user space sees it.
     xsave_size: usize,
 }
@@ -47,6 +49,7 @@ impl<B: Backend> System<B> {
     /// The system on `backend`.
     pub(crate) fn new(backend: Arc<B>) -> Result<Self> {
         Ok(Self {
+            debugfs: SystemDir::new(backend.clone())?,
             backend,
             xsave_size: GuestFpu::new()?.uabi_size(),
         })
@@ -66,7 +69,7 @@ impl<B: Backend> FileObject for System<B> {
                     return Err(EINVAL);
                 }
                 let vm = Vm::new(this.backend.clone())?;
-                file::new_fd(VmFile::new(vm, this.xsave_size)?)
+                file::new_fd(|fd| VmFile::new(vm, this.debugfs.vm_dir(fd)?, this.xsave_size))
             }
             number::KVM_CHECK_EXTENSION => Ok(capability::check(arg, this.xsave_size)),
             number::KVM_GET_SUPPORTED_CPUID => {

@@ -3,6 +3,7 @@
 //! A vCPU's file: vCPU ioctls, and the mapping of `kvm_run`.
 
 use kernel::{
+    debugfs::Dir,
     page::Page,
     prelude::*,
     sync::{
@@ -14,6 +15,10 @@ use kernel::{
 use super::{
     copy,
     cpuid,
+    debugfs::{
+        self,
+        VmcsFile, //
+    },
     events,
     fpu,
     msr,
@@ -41,11 +46,17 @@ use crate::{
 pub(super) struct VcpuFile<B: Backend> {
     vm: Arc<Vm<B>>,
     vcpu: Arc<Vcpu<B>>,
+    _debugfs: VmcsFile<B>,
 }
 
 impl<B: Backend> VcpuFile<B> {
-    pub(super) fn new(vm: Arc<Vm<B>>, vcpu: Arc<Vcpu<B>>) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)
+    pub(super) fn new(vm: Arc<Vm<B>>, vcpu: Arc<Vcpu<B>>, debugfs: &Dir) -> Result<Arc<Self>> {
+        let file = Self {
+            _debugfs: debugfs::vmcs_file(debugfs, vm.clone(), vcpu.clone())?,
+            vm,
+            vcpu,
+        };
+        Ok(Arc::new(file, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn with_loaded<R>(&self, f: impl FnOnce(&mut Loaded<'_, B>) -> Result<R>) -> Result<R> {

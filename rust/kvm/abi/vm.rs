@@ -7,6 +7,7 @@ use arch::addr::{
     Hva, //
 };
 use kernel::{
+    debugfs::Dir,
     prelude::*,
     sync::{
         Arc,
@@ -38,12 +39,18 @@ use crate::{
 /// What stands behind a VM's file.
 pub(super) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
+    debugfs: Dir,
     xsave_size: usize,
 }
 
 impl<B: Backend> VmFile<B> {
-    pub(super) fn new(vm: Arc<Vm<B>>, xsave_size: usize) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { vm, xsave_size }, GFP_KERNEL_ACCOUNT)?)
+    pub(super) fn new(vm: Arc<Vm<B>>, debugfs: Dir, xsave_size: usize) -> Result<Arc<Self>> {
+        let file = Self {
+            vm,
+            debugfs,
+            xsave_size,
+        };
+        Ok(Arc::new(file, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn set_memory_region(&self, arg: usize) -> Result<i32> {
@@ -70,10 +77,10 @@ impl<B: Backend> VmFile<B> {
 
     /// As above (api.rst, 4.41 KVM_SET_IDENTITY_MAP_ADDR).
     fn set_identity_map_addr(&self, arg: usize) -> Result<i32> {
-        let address: u64 = copy::read(arg)?;
         if self.vm.has_vcpus() {
             return Err(EINVAL);
         }
+        let address: u64 = copy::read(arg)?;
         self.vm.legacy.lock().identity_map = address;
         Ok(0)
     }
@@ -88,7 +95,7 @@ impl<B: Backend> FileObject for VmFile<B> {
         }
         match cmd {
             number::KVM_CREATE_VCPU => this.vm.create_vcpu(arg, |vcpu| {
-                file::new_fd(VcpuFile::new(this.vm.clone(), vcpu)?)
+                file::new_fd(|_| VcpuFile::new(this.vm.clone(), vcpu, &this.debugfs))
             }),
             number::KVM_SET_USER_MEMORY_REGION => this.set_memory_region(arg),
             number::KVM_CHECK_EXTENSION => Ok(capability::check(arg, this.xsave_size)),

@@ -4,14 +4,26 @@
 //!
 //! C headers: `include/linux/fs.h`, `include/linux/anon_inodes.h`, `include/linux/miscdevice.h`.
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 
 use kernel::{
-    error::VTABLE_DEFAULT_ERROR,
+    error::{
+        from_err_ptr,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    fs::file::{
+        flags as file_flags,
+        File,
+        FileDescriptorReservation, //
+    },
     module::this_module,
     page::Page,
     prelude::*,
     sync::{
+        aref::ARef,
         Arc,
         ArcBorrow, //
     },
@@ -126,25 +138,34 @@ impl<T: FileObject> Ops<T> {
     }
 }
 
-/// A new file descriptor of the current process for `object`.
+/// A new file descriptor of the current process for what `make` makes, which is told its number.
 ///
 /// The file holds a reference to this module: it cannot be unloaded before the last one is closed.
 ///
 /// # Errors
 ///
-/// EMFILE, ENFILE, ENOMEM.
-pub(crate) fn new_fd<T: FileObject>(object: Arc<T>) -> Result<i32> {
-    let data = object.into_foreign();
+/// EMFILE, ENFILE, ENOMEM, and `make`'s.
+pub(crate) fn new_fd<T: FileObject>(make: impl FnOnce(u32) -> Result<Arc<T>>) -> Result<i32> {
+    let reservation = FileDescriptorReservation::get_unused_fd_flags(file_flags::O_CLOEXEC)?;
+    let fd = reservation.reserved_fd();
+    let data = make(fd)?.into_foreign();
     // SAFETY: The operations are static and belong to `data`'s type.
-    let fd = unsafe {
-        bindings::shim_anon_inode_getfd(T::NAME.as_char_ptr(), &Ops::<T>::FILE, data.cast())
-    };
-    if fd < 0 {
-        // SAFETY: No file took `data`.
-        drop(unsafe { <Arc<T> as ForeignOwnable>::from_foreign(data) });
-        return Err(Error::from_errno(fd));
+    let file = from_err_ptr(unsafe {
+        bindings::shim_anon_inode_getfile(T::NAME.as_char_ptr(), &Ops::<T>::FILE, data.cast())
+    });
+    match file.map(NonNull::new) {
+        Ok(Some(file)) => {
+            // SAFETY: The file is new, its only reference is ours, and no thread is in `fdget_pos`
+            // with it.
+            reservation.fd_install(unsafe { ARef::from_raw(file.cast::<File>()) });
+            Ok(fd as i32)
+        }
+        other => {
+            // SAFETY: No file took `data`.
+            drop(unsafe { <Arc<T> as ForeignOwnable>::from_foreign(data) });
+            Err(other.err().unwrap_or(ENOMEM))
+        }
     }
-    Ok(fd)
 }
 
 /// The character device `/dev/kvm`.

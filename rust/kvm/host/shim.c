@@ -391,9 +391,10 @@ int shim_mutex_lock_killable(struct mutex *mutex)
 	return mutex_lock_killable(mutex);
 }
 
-int shim_anon_inode_getfd(const char *name, const struct file_operations *fops, void *data)
+struct file *shim_anon_inode_getfile(const char *name, const struct file_operations *fops,
+				     void *data)
 {
-	return anon_inode_getfd(name, fops, data, O_RDWR | O_CLOEXEC);
+	return anon_inode_getfile(name, fops, data, O_RDWR);
 }
 
 int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu))

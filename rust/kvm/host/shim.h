@@ -10,6 +10,7 @@
 #include <asm/fpu/types.h>
 
 struct cpumask;
+struct file;
 struct mutex;
 struct file_operations;
 struct mm_struct;
@@ -112,7 +113,8 @@ void shim_mmdrop(struct mm_struct *mm);
 
 /* Files and locks. */
 int shim_mutex_lock_killable(struct mutex *mutex);
-int shim_anon_inode_getfd(const char *name, const struct file_operations *fops, void *data);
+struct file *shim_anon_inode_getfile(const char *name, const struct file_operations *fops,
+				     void *data);
 
 /* Suspend, reboot and CPU hotplug. */
 int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu));

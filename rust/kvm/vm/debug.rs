@@ -14,6 +14,7 @@ use kernel::prelude::*;
 
 use super::{
     backend::Backend,
+    event::Event,
     run::Next,
     vcpu::Loaded, //
 };
@@ -103,7 +104,12 @@ impl<B: Backend> Loaded<'_, B> {
     /// EBUSY where an exception waits that an injected one would lose.
     pub(crate) fn set_guest_debug(&mut self, control: u32, db: [u64; 4], dr7: u64) -> Result {
         if control & (INJECT_DB | INJECT_BP) != 0 {
-            if self.state.events.exception.is_some() {
+            let events = &self.state.events;
+            let under_way = matches!(
+                events.injected,
+                Some(Event::Exception { .. } | Event::SoftwareException { .. })
+            );
+            if events.exception.is_some() || under_way {
                 return Err(EBUSY);
             }
             if control & INJECT_DB != 0 {
@@ -137,6 +143,14 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn set_visible_rflags(&mut self, value: u64) {
         let stepping = if self.state.dr.is_stepping() { RFLAGS_TF } else { 0 };
         B::set_rflags(self, value | stepping);
+    }
+
+    /// Delivery of #DB lets its handler use the debug registers (SDM vol. 3, 18.2.4).
+    pub(crate) fn clear_general_detect(&mut self) {
+        if self.state.dr.dr7 & Dr7::GD.bits() != 0 {
+            self.state.dr.dr7 &= !Dr7::GD.bits();
+            self.update_dr7();
+        }
     }
 
     /// Puts the DR7 in force where entries take it from.

@@ -158,6 +158,9 @@ impl<B: Backend> Loaded<'_, B> {
             B::inject(self, &event);
         } else if let Some(queued) = self.state.events.exception.take() {
             self.deliver_payload(&queued);
+            if queued.vector == Exception::Debug.vector() {
+                self.clear_general_detect();
+            }
             if queued.vector == Exception::PageFault.vector() && queued.payload.is_some() {
                 B::load_cr2(guest_mode, self.state.cr2);
             }
