@@ -242,6 +242,24 @@ impl ThreadId {
     }
 }
 
+impl ThreadId {
+    /// Lets the thread run on one CPU alone.
+    pub fn move_to(self, cpu: usize) {
+        // SAFETY: a zeroed set is an empty one, and it outlives the call.
+        let done = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(cpu, &mut set);
+            libc::sched_setaffinity(self.0, size_of::<libc::cpu_set_t>(), &set)
+        };
+        // The thread may have ended meanwhile.
+        assert!(
+            done == 0 || Errno::last().0 == libc::ESRCH,
+            "sched_setaffinity: {:?}",
+            Errno::last()
+        );
+    }
+}
+
 extern "C" fn do_nothing(_signal: i32) {}
 
 /// Makes `signal` interrupt system calls and do nothing else.
@@ -479,4 +497,12 @@ pub fn receive_descriptor(socket: &OwnedFd) -> OwnedFd {
         }
     });
     own(fd)
+}
+
+/// Unloads a kernel module that nobody uses.
+pub fn delete_module(name: &str) -> Result<(), Errno> {
+    let name = CString::new(name).expect("a name without a zero byte");
+    // SAFETY: a zero-terminated name that outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    result(done).map(|_| ())
 }

@@ -13,12 +13,14 @@ mod interrupts;
 mod io;
 mod lifetime;
 mod mmio;
+mod module;
 mod msrs;
 mod paging;
 mod regs;
 mod signals;
 mod slots;
 mod system;
+mod threads;
 mod translate;
 
 /// The tests of a module, named `area/function`, with a time limit in seconds where one is given.
@@ -52,6 +54,8 @@ pub fn all() -> Vec<Test> {
         fpu::TESTS,
         signals::TESTS,
         lifetime::TESTS,
+        threads::TESTS,
+        module::TESTS,
     ]
     .concat()
 }
