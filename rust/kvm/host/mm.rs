@@ -171,6 +171,22 @@ pub(crate) fn read(hva: Hva, to: &mut [u8]) -> Result {
         .read_slice(to)
 }
 
+/// Reads an aligned word of the current process; `None` where it has none.
+#[inline]
+pub(crate) fn read_u64(hva: Hva) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: `value` is valid for the write; a fault is caught.
+    (unsafe { bindings::shim_get_user_u64(hva.0, &mut value) } == 0).then_some(value)
+}
+
+/// As [`read_u64`].
+#[inline]
+pub(crate) fn read_u32(hva: Hva) -> Option<u32> {
+    let mut value = 0;
+    // SAFETY: As above.
+    (unsafe { bindings::shim_get_user_u32(hva.0, &mut value) } == 0).then_some(value)
+}
+
 /// Copies to the current process.
 ///
 /// # Errors

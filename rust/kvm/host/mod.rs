@@ -22,6 +22,7 @@ pub(crate) mod power;
 pub(crate) mod preempt;
 pub(crate) mod shared;
 pub(crate) mod signal;
+pub(crate) mod srcu_cell;
 pub(crate) mod thread;
 pub(crate) mod world;
 pub(crate) mod xcr0;

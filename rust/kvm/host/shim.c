@@ -208,9 +208,17 @@ void shim_guest_enter_irqoff(void)
 	guest_state_enter_irqoff();
 }
 
+/*
+ * As guest_state_exit_irqoff(), but RCU is not told of a quiet moment: it was, on the way in, and
+ * will be again.
+ */
 void shim_guest_exit_irqoff(void)
 {
-	guest_state_exit_irqoff();
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	(void)context_tracking_guest_exit();
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
 }
 
 void shim_guest_timing_exit_irqoff(void)
@@ -364,6 +372,16 @@ int shim_host_mapping_shift(struct mm_struct *mm, u64 hva)
 out:
 	local_irq_restore(flags);
 	return shift;
+}
+
+int shim_get_user_u32(u64 hva, u32 *value)
+{
+	return get_user(*value, (u32 __user *)hva);
+}
+
+int shim_get_user_u64(u64 hva, u64 *value)
+{
+	return get_user(*value, (u64 __user *)hva);
 }
 
 bool shim_access_ok(u64 addr, u64 size)

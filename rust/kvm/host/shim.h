@@ -106,6 +106,8 @@ bool shim_try_get_user_page(u64 hva, bool write, struct page **page);
 void shim_get_page(struct page *page);
 void shim_put_page(struct page *page, bool dirty);
 int shim_host_mapping_shift(struct mm_struct *mm, u64 hva);
+int shim_get_user_u32(u64 hva, u32 *value);
+int shim_get_user_u64(u64 hva, u64 *value);
 bool shim_access_ok(u64 addr, u64 size);
 struct mm_struct *shim_current_mm(void);
 void shim_mmgrab(struct mm_struct *mm);

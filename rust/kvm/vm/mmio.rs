@@ -30,7 +30,10 @@ use super::{
         SegmentRegister, //
     },
     io::Pending,
-    memory::Faulted,
+    memory::{
+        Faulted,
+        GuestAccess, //
+    },
     run::{
         Next,
         INTERNAL_ERROR_DELIVERY_EV,
@@ -69,10 +72,11 @@ impl<B: Backend> Loaded<'_, B> {
         is_write: bool,
         is_fetch: bool,
     ) -> Result<Next> {
+        let memory = self.vm.memory.access();
         match self
             .vm
             .memory
-            .fault(gpa, is_write, &mut self.state.spare)
+            .fault(&memory, gpa, is_write, &mut self.state.spare)
             .inspect_err(|_| self.leave_for_memory_fault(gpa))?
         {
             Faulted::Resolved => return Ok(Next::Guest),
@@ -91,7 +95,7 @@ impl<B: Backend> Loaded<'_, B> {
         if is_fetch {
             return Ok(self.emulation_failure(&[]));
         }
-        self.emulate_mmio(gpa, gva)
+        self.emulate_mmio(&memory, gpa, gva)
     }
 
     /// KVM_RUN fails with an errno; the VMM reads where in `kvm_run`.
@@ -102,12 +106,17 @@ impl<B: Backend> Loaded<'_, B> {
         });
     }
 
-    fn emulate_mmio(&mut self, gpa: Gpa, gva: Gva) -> Result<Next> {
+    fn emulate_mmio(
+        &mut self,
+        memory: &GuestAccess<'_>,
+        gpa: Gpa,
+        gva: Gva,
+    ) -> Result<Next> {
         let cs = B::segment(self, SegmentRegister::Cs).rights;
         let code_size = CodeSize::new(self.is_64_bit_mode(), cs.is_default_big());
 
         let mut bytes = [0; mmio::MAX_LENGTH];
-        let len = match self.fetch(&mut bytes) {
+        let len = match self.fetch(memory, &mut bytes) {
             Ok(len) => len,
             // The guest changed its page tables since: let it fault for itself.
             Err(WalkError::Fault(_)) => return Ok(Next::Guest),
@@ -137,18 +146,21 @@ impl<B: Backend> Loaded<'_, B> {
         // An access that crosses a page may have exited for its second half: the exit says where
         // the processor noticed, not where the access begins.
         if start != gva || start.page_offset() + size as u64 > PAGE_SIZE {
-            match self.split(start, size, mov.direction()) {
+            match self.split(memory, start, size, mov.direction()) {
                 Ok(split) => fragments = split,
                 Err(WalkError::Fault(_)) => return Ok(Next::Guest),
                 Err(_) => return Ok(self.emulation_failure(&bytes[..len])),
             }
         }
-        self.advance_mmio(PendingMmio {
-            mov,
-            fragments,
-            at: 0,
-            data,
-        })
+        self.advance_mmio(
+            memory,
+            PendingMmio {
+                mov,
+                fragments,
+                at: 0,
+                data,
+            },
+        )
     }
 
     /// The registers as the decoder wants them.
@@ -175,6 +187,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// The fragments of an access that crosses a page.
     fn split(
         &self,
+        mut memory: &GuestAccess<'_>,
         start: Gva,
         size: usize,
         direction: Direction,
@@ -185,17 +198,16 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let access = self.access(kind);
         let paging = self.paging();
-        let memory = self.vm.memory.access();
         let first = size.min((PAGE_SIZE - start.page_offset()) as usize);
         let mut fragments = [Fragment::default(); 2];
         fragments[0] = Fragment {
-            gpa: paging.translate(&mut &memory, start, access)?.gpa,
+            gpa: paging.translate(&mut memory, start, access)?.gpa,
             len: first as u8,
         };
         if first < size {
             fragments[1] = Fragment {
                 gpa: paging
-                    .translate(&mut &memory, start.offset(first as u64), access)?
+                    .translate(&mut memory, start.offset(first as u64), access)?
                     .gpa,
                 len: (size - first) as u8,
             };
@@ -204,14 +216,17 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// Reads the instruction at RIP; fewer bytes than asked for where the next page is not there.
-    fn fetch(&self, bytes: &mut [u8; mmio::MAX_LENGTH]) -> Result<usize, WalkError> {
+    fn fetch(
+        &self,
+        mut memory: &GuestAccess<'_>,
+        bytes: &mut [u8; mmio::MAX_LENGTH],
+    ) -> Result<usize, WalkError> {
         let start = self.linear_rip();
         let access = self.access(AccessKind::Fetch);
         let paging = self.paging();
-        let memory = self.vm.memory.access();
 
         let first = bytes.len().min((PAGE_SIZE - start.page_offset()) as usize);
-        let gpa = paging.translate(&mut &memory, start, access)?.gpa;
+        let gpa = paging.translate(&mut memory, start, access)?.gpa;
         memory
             .read(gpa, &mut bytes[..first])
             .map_err(|_| WalkError::Unreadable(gpa))?;
@@ -219,14 +234,18 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(first);
         }
         let rest = paging
-            .translate(&mut &memory, start.offset(first as u64), access)
+            .translate(&mut memory, start.offset(first as u64), access)
             .ok()
             .and_then(|t| memory.read(t.gpa, &mut bytes[first..]).ok());
         Ok(if rest.is_some() { bytes.len() } else { first })
     }
 
     /// Goes on with an access: fragments that are memory are done here, others by the VMM.
-    fn advance_mmio(&mut self, mut pending: PendingMmio) -> Result<Next> {
+    fn advance_mmio(
+        &mut self,
+        memory: &GuestAccess<'_>,
+        mut pending: PendingMmio,
+    ) -> Result<Next> {
         let is_write = pending.mov.direction() == Direction::Store;
         loop {
             let Some(fragment) = pending.fragments.get(usize::from(pending.at)).copied() else {
@@ -236,7 +255,6 @@ impl<B: Backend> Loaded<'_, B> {
                 break;
             }
             let part = pending.part();
-            let memory = self.vm.memory.access();
             if memory.is_memory(fragment.gpa, is_write) {
                 if is_write {
                     memory.write(fragment.gpa, &pending.data[part])?;
@@ -246,8 +264,6 @@ impl<B: Backend> Loaded<'_, B> {
                 pending.at += 1;
                 continue;
             }
-            drop(memory);
-
             let mut data = [0; 8];
             if is_write {
                 data[..part.len()].copy_from_slice(&pending.data[part.clone()]);
@@ -280,7 +296,8 @@ impl<B: Backend> Loaded<'_, B> {
             pending.data[part].copy_from_slice(&data[..len]);
         }
         pending.at += 1;
-        self.advance_mmio(pending)
+        let memory = self.vm.memory.access();
+        self.advance_mmio(&memory, pending)
     }
 
     /// KVM_EXIT_INTERNAL_ERROR with the bytes of the instruction that could not be emulated.

@@ -9,7 +9,7 @@
 //! 1. `Vm::vcpus` (mutex): creating vCPUs.
 //! 2. `Vcpu::state` (killable mutex): a vCPU's thread, for as long as KVM_RUN lasts.
 //! 3. `Memory::update` (mutex): changing slots.
-//! 4. `Memory::readers` (SRCU): using slots. Never waited for with 2 of another vCPU held.
+//! 4. `Memory::current` (SRCU): using slots. Nobody waits for its readers with 2 held.
 //! 5. the VMM's `mmap_lock` and page-table locks, taken by touching its memory. The memory manager
 //!    calls us with them held, so nothing below touches user memory.
 //! 6. `Memory::tables` (spinlock): second-level tables and the current slots.

@@ -92,7 +92,8 @@ pub(super) fn begin(cx: &mut Loaded<'_, Vmx>, irqs_off: &IrqsOff<'_>) {
         }
     }
 
-    hw.host_debugctl = cpu::rdmsr(IA32_DEBUGCTL).unwrap_or(0);
+    // SAFETY: Every processor with VT-x has the MSR: exits clear it.
+    hw.host_debugctl = unsafe { cpu::rdmsr_unchecked(IA32_DEBUGCTL) };
     if read_cr2() != cx.state.cr2 {
         write_cr2(cx.state.cr2);
     }
@@ -129,7 +130,7 @@ pub(super) fn finish(cx: &mut Loaded<'_, Vmx>, time: &GuestTime<'_>) {
     if hw.host_debugctl != 0 {
         // An exit clears it.
         // SAFETY: The kernel's own value, read before the entry.
-        let _ = unsafe { cpu::wrmsr(IA32_DEBUGCTL, hw.host_debugctl) };
+        unsafe { cpu::wrmsr_unchecked(IA32_DEBUGCTL, hw.host_debugctl) };
     }
     if let Some(vector) = hw.host_interrupt.take() {
         time.handle_interrupt(vector);

@@ -79,7 +79,7 @@ pub(crate) struct Vmcs {
     thread: UnsafeCell<ThreadState>,
     /// The guest's values of [`SWITCHED_MSRS`].
     guest_msrs: [AtomicU64; SWITCHED_MSRS.len()],
-    /// The host's, as of the last load.
+    /// The host's: the same for all time, on the CPU that the VMCS is active on.
     host_msrs: [AtomicU64; SWITCHED_MSRS.len()],
     /// How many of them this processor has.
     msr_count: usize,
@@ -185,6 +185,10 @@ impl Vmcs {
 
         if was != here as i32 {
             host_state::write_cpu(self);
+            for i in 0..self.msr_count {
+                let host = cpu::rdmsr(SWITCHED_MSRS[i]).unwrap_or(0);
+                self.host_msrs[i].store(host, Ordering::Relaxed);
+            }
             residence.cpu.store(here as i32, Ordering::Relaxed);
             self.moved.store(true, Ordering::Relaxed);
         }
@@ -227,10 +231,8 @@ impl Vmcs {
         thread.save();
         host_state::write_thread(self, thread);
         for i in 0..self.msr_count {
-            // The value in the processor is the host's own: nothing else changes these.
-            let host = cpu::rdmsr(SWITCHED_MSRS[i]).unwrap_or(0);
+            let host = self.host_msrs[i].load(Ordering::Relaxed);
             let guest = self.guest_msrs[i].load(Ordering::Relaxed);
-            self.host_msrs[i].store(host, Ordering::Relaxed);
             if guest != host {
                 write_msr(SWITCHED_MSRS[i], guest);
             }
@@ -247,10 +249,9 @@ impl Vmcs {
         if !self.guest_loaded.swap(false, Ordering::Relaxed) {
             return;
         }
-        self.kernel_gs_base.store(
-            cpu::rdmsr(IA32_KERNEL_GS_BASE).unwrap_or(0),
-            Ordering::Relaxed,
-        );
+        // SAFETY: The MSR exists on every processor with long mode.
+        let kernel_gs_base = unsafe { cpu::rdmsr_unchecked(IA32_KERNEL_GS_BASE) };
+        self.kernel_gs_base.store(kernel_gs_base, Ordering::Relaxed);
         for i in 0..self.msr_count {
             let host = self.host_msrs[i].load(Ordering::Relaxed);
             if self.guest_msrs[i].load(Ordering::Relaxed) != host {
@@ -289,9 +290,9 @@ impl Vmcs {
 }
 
 fn write_msr(msr: u32, value: u64) {
-    // SAFETY: A guest's values reach the kernel in no way before the host's are back; they were
-    // checked when they were set, so the write does not fault.
-    let _ = unsafe { cpu::wrmsr(msr, value) };
+    // SAFETY: The MSR exists; a guest's values were checked when they were set, and reach the
+    // kernel in no way before the host's are back.
+    unsafe { cpu::wrmsr_unchecked(msr, value) };
 }
 
 impl Residence {

@@ -8,6 +8,7 @@ use arch::addr::Gpa;
 use kernel::prelude::*;
 
 use super::{
+    GuestAccess,
     Mapping,
     Memory,
     SecondLevel,
@@ -35,10 +36,15 @@ impl<T: SecondLevel> Memory<T> {
     /// # Errors
     ///
     /// EFAULT where the VMM has no memory behind the slot, EHWPOISON where it is broken, ENOMEM.
-    pub(crate) fn fault(&self, gpa: Gpa, write: bool, spare: &mut SpareTables) -> Result<Faulted> {
+    pub(crate) fn fault(
+        &self,
+        access: &GuestAccess<'_>,
+        gpa: Gpa,
+        write: bool,
+        spare: &mut SpareTables,
+    ) -> Result<Faulted> {
         let gfn = gpa.gfn();
-        let reader = self.readers.read_lock();
-        let slots = self.tables.lock().slots.clone();
+        let slots = access.slots();
         let Some(slot) = slots.find(gfn) else {
             return Ok(Faulted::NotMemory);
         };
@@ -74,7 +80,6 @@ impl<T: SecondLevel> Memory<T> {
             );
         }
         drop(tables);
-        drop(reader);
 
         if page.writable && !raced {
             page.mark_dirty();

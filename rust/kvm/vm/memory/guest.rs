@@ -12,35 +12,29 @@ use arch::{
     },
     paging::GuestMemory, //
 };
-use kernel::{
-    prelude::*,
-    sync::{
-        srcu,
-        Arc, //
-    },
-};
+use kernel::prelude::*;
 
 use super::{
     Memory,
     SecondLevel,
     Slots, //
 };
-use crate::host::mm;
+use crate::host::{
+    mm,
+    srcu_cell::Reader, //
+};
 
 /// Guest memory as it is now. While this is held, slots that go stay usable, and whoever removes
 /// them waits.
 pub(crate) struct GuestAccess<'a> {
-    slots: Arc<Slots>,
-    _guard: srcu::Guard<'a>,
+    slots: Reader<'a, Slots>,
 }
 
 impl<T: SecondLevel> Memory<T> {
     /// Access to guest memory.
     pub(crate) fn access(&self) -> GuestAccess<'_> {
-        let _guard = self.readers.read_lock();
         GuestAccess {
-            slots: self.tables.lock().slots.clone(),
-            _guard,
+            slots: self.current.read(),
         }
     }
 }
@@ -88,6 +82,17 @@ impl GuestAccess<'_> {
         self.for_each_part(gpa, from.len(), true, |hva, part| mm::write(hva, &from[part]))
     }
 
+    /// The VMM's address of `gpa`, where it has one.
+    fn hva(&self, gpa: Gpa) -> Option<Hva> {
+        let slot = self.slots.find(gpa.gfn())?;
+        Some(slot.hva_of(gpa.gfn()).offset(gpa.page_offset()))
+    }
+
+    /// The slots.
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// Whether `gpa` is memory that can be read, or written if so asked.
     pub(crate) fn is_memory(&self, gpa: Gpa, write: bool) -> bool {
         self.slots
@@ -99,15 +104,11 @@ impl GuestAccess<'_> {
 /// Page walks here never mark entries: the processor has done so when it made the access.
 impl GuestMemory for &GuestAccess<'_> {
     fn read_u32(&mut self, gpa: Gpa) -> Option<u32> {
-        let mut bytes = [0; 4];
-        self.read(gpa, &mut bytes).ok()?;
-        Some(u32::from_le_bytes(bytes))
+        mm::read_u32(self.hva(gpa)?)
     }
 
     fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.read(gpa, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
+        mm::read_u64(self.hva(gpa)?)
     }
 
     fn compare_exchange_u32(&mut self, _gpa: Gpa, _old: u32, _new: u32) -> Option<bool> {

@@ -24,16 +24,15 @@ use kernel::{
     new_spinlock,
     prelude::*,
     sync::{
-        srcu::new_srcu,
         Arc,
         Mutex,
-        SpinLock,
-        Srcu, //
+        SpinLock, //
     },
 };
 
 pub(crate) use self::{
     fault::Faulted,
+    guest::GuestAccess,
     second_level::{
         Mapping,
         SecondLevel,
@@ -49,7 +48,8 @@ pub(crate) use self::{
 use super::kick::Runners;
 use crate::host::{
     mm::AddressSpace,
-    per_cpu::PerCpu, //
+    per_cpu::PerCpu,
+    srcu_cell::SrcuCell, //
 };
 
 /// The memory of a VM.
@@ -59,10 +59,10 @@ pub(crate) struct Memory<T: SecondLevel> {
     /// Held while slots change, so that changes come one after another.
     #[pin]
     update: Mutex<()>,
-    /// Read by whoever touches guest memory through a slot: a slot that went is not touched once
-    /// the call that removed it has returned.
+    /// The slots, for whoever touches guest memory: one that went is not touched once the call
+    /// that removed it has returned.
     #[pin]
-    readers: Srcu,
+    current: SrcuCell<Slots>,
     #[pin]
     tables: SpinLock<Tables<T>>,
     /// Counts ended invalidations, for faults to see that one came between.
@@ -71,8 +71,6 @@ pub(crate) struct Memory<T: SecondLevel> {
     generation: AtomicU64,
     /// On each CPU, the generation as of its last flush for this VM.
     flushed: PerCpu<AtomicU64>,
-    /// The generation of the current slots.
-    slots_generation: AtomicU64,
     /// The vCPUs, to interrupt those in guest mode.
     #[pin]
     pub(crate) runners: Runners,
@@ -101,7 +99,7 @@ impl<T: SecondLevel> Memory<T> {
             try_pin_init!(Self {
                 mm: mm,
                 update <- new_mutex!(()),
-                readers <- new_srcu!(),
+                current <- SrcuCell::new(slots.clone()),
                 tables <- new_spinlock!(Tables {
                     second_level,
                     slots,
@@ -113,7 +111,6 @@ impl<T: SecondLevel> Memory<T> {
                 // CPUs that never ran the VM have flushed nothing for it; 0 would say they had.
                 generation: AtomicU64::new(1),
                 flushed: flushed,
-                slots_generation: AtomicU64::new(0),
                 runners <- Runners::new(),
                 max_gfn: max_gfn,
             }? Error),
@@ -143,17 +140,13 @@ impl<T: SecondLevel> Memory<T> {
         let new_slots = Arc::new(old_slots.apply(&change)?, GFP_KERNEL_ACCOUNT)?;
 
         let mut tables = self.tables.lock();
-        self.slots_generation
-            .store(new_slots.generation, Ordering::Release);
-        tables.slots = new_slots;
+        tables.slots = new_slots.clone();
         if let Some(old) = gone {
             self.unmap(&mut tables, old.frames());
         }
         drop(tables);
 
-        if gone.is_some() {
-            self.readers.synchronize_expedited();
-        }
+        self.current.replace(new_slots);
         Ok(())
     }
 
