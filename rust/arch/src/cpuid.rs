@@ -23,7 +23,10 @@ pub const HYPERVISOR_SIGNATURE: Words = [HYPERVISOR_FEATURES, 0x4b4d_564b, 0x564
 
 /// Whether answers to `function` depend on ECX.
 pub const fn has_index(function: u32) -> bool {
-    matches!(function, 4 | 7 | 0xb | 0xd | 0xf | 0x10 | 0x12 | 0x14 | 0x17 | 0x18 | 0x1f)
+    matches!(
+        function,
+        4 | 7 | 0xb | 0xd | 0xf | 0x10 | 0x12 | 0x14 | 0x17 | 0x18 | 0x1f
+    )
 }
 
 const fn bits(list: &[u32]) -> u32 {
@@ -89,7 +92,7 @@ pub fn offered(function: u32, index: u32, host: Words, hardware: &Hardware) -> W
     match (function, index) {
         (0, _) => [eax.min(MAX_BASIC), ebx, ecx, edx],
         (1, _) => {
-            let mut features = ecx & LEAF_1_ECX | LEAF_1_ECX_HYPERVISOR;
+            let mut features = (ecx & LEAF_1_ECX) | LEAF_1_ECX_HYPERVISOR;
             if hardware.xcr0 & XCR0_AVX == 0 {
                 // FMA, AVX and F16C need YMM state.
                 features &= !bits(&[12, 28, 29]);
@@ -124,7 +127,7 @@ pub fn offered(function: u32, index: u32, host: Words, hardware: &Hardware) -> W
             edx & (hardware.xcr0 >> 32) as u32,
         ],
         (0xd, 1) => [eax & LEAF_D_1_EAX, 0, 0, 0],
-        (0xd, i) if i < 63 && hardware.xcr0 >> i & 1 != 0 => [eax, ebx, ecx & !1, 0],
+        (0xd, i) if i < 63 && (hardware.xcr0 >> i) & 1 != 0 => [eax, ebx, ecx & !1, 0],
         (0x8000_0000, _) => [eax.min(MAX_EXTENDED), ebx, ecx, edx],
         (0x8000_0001, _) => {
             let mut d = edx & EXTENDED_1_EDX;
@@ -163,7 +166,11 @@ mod tests {
     #[test]
     fn virtualisation_is_not_offered() {
         let words = offered(1, 0, [!0; 4], &ALL);
-        assert_eq!(words[2] & bits(&[5, 6, 21, 24, 27]), 0, "VMX SMX x2APIC deadline OSXSAVE");
+        assert_eq!(
+            words[2] & bits(&[5, 6, 21, 24, 27]),
+            0,
+            "VMX SMX x2APIC deadline OSXSAVE"
+        );
     }
 
     #[test]

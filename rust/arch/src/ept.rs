@@ -48,7 +48,7 @@ impl Entry {
     /// An entry that refers to the next table. Rights are left to the leaves.
     pub const fn table(table: Hpa) -> Self {
         Self(
-            table.0 & ADDRESS
+            (table.0 & ADDRESS)
                 | EntryFlags::READ.bits()
                 | EntryFlags::WRITE.bits()
                 | EntryFlags::EXECUTE.bits(),
@@ -59,7 +59,7 @@ impl Entry {
     /// asked. The guest's PAT is ignored: the memory is write-back for the host, and one type must
     /// hold for both (SDM vol. 3, 29.3.7).
     pub const fn leaf(page: Hpa, level: u8, writable: bool) -> Self {
-        let mut bits = page.0 & ADDRESS
+        let mut bits = (page.0 & ADDRESS)
             | EntryFlags::READ.bits()
             | EntryFlags::EXECUTE.bits()
             | EntryFlags::WRITE_BACK.bits()
@@ -113,7 +113,7 @@ pub const fn index(gfn: u64, level: u8) -> usize {
 pub const fn pointer(root: Hpa, accessed_dirty: bool) -> u64 {
     const WRITE_BACK: u64 = 6;
     const WALK_LENGTH_4: u64 = 3 << 3;
-    root.0 & ADDRESS | WRITE_BACK | WALK_LENGTH_4 | (accessed_dirty as u64) << 6
+    (root.0 & ADDRESS) | WRITE_BACK | WALK_LENGTH_4 | ((accessed_dirty as u64) << 6)
 }
 
 #[cfg(test)]

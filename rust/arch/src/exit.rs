@@ -282,7 +282,7 @@ pub struct InterruptionInfo(pub u32);
 impl InterruptionInfo {
     /// A word for an entry.
     pub const fn new(vector: u8, kind: EventKind, has_error_code: bool) -> Self {
-        Self(1 << 31 | (has_error_code as u32) << 11 | (kind.0 as u32) << 8 | vector as u32)
+        Self((1 << 31) | ((has_error_code as u32) << 11) | ((kind.0 as u32) << 8) | vector as u32)
     }
 
     /// Whether the word says anything.
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn io_qualification_is_decoded() {
         // rep outsw to port 0x1f0
-        let q = IoQualification(0x1f0 << 16 | 1 << 5 | 1 << 4 | 1);
+        let q = IoQualification((0x1f0 << 16) | (1 << 5) | (1 << 4) | 1);
         assert_eq!((q.size(), q.port()), (2, 0x1f0));
         assert!(q.is_string() && q.is_rep() && !q.is_in());
     }
@@ -349,9 +349,15 @@ mod tests {
     #[test]
     fn cr_accesses_are_decoded() {
         assert_eq!(CrAccess::decode(0x0304), CrAccess::MovTo { cr: 4, gpr: 3 });
-        assert_eq!(CrAccess::decode(0x0818), CrAccess::MovFrom { cr: 8, gpr: 8 });
+        assert_eq!(
+            CrAccess::decode(0x0818),
+            CrAccess::MovFrom { cr: 8, gpr: 8 }
+        );
         assert_eq!(CrAccess::decode(0x20), CrAccess::Clts);
-        assert_eq!(CrAccess::decode(0xabcd_0030), CrAccess::Lmsw { source: 0xabcd });
+        assert_eq!(
+            CrAccess::decode(0xabcd_0030),
+            CrAccess::Lmsw { source: 0xabcd }
+        );
     }
 
     #[test]
@@ -365,7 +371,10 @@ mod tests {
     fn interruption_info_round_trips() {
         let info = InterruptionInfo::new(14, EventKind::HARDWARE_EXCEPTION, true);
         assert!(info.is_valid() && info.has_error_code());
-        assert_eq!((info.vector(), info.kind()), (14, EventKind::HARDWARE_EXCEPTION));
+        assert_eq!(
+            (info.vector(), info.kind()),
+            (14, EventKind::HARDWARE_EXCEPTION)
+        );
         assert_eq!(info.0, 0x8000_0b0e);
     }
 

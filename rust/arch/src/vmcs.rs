@@ -271,7 +271,11 @@ mod tests {
         let mut seen = std::vec::Vec::new();
         for (group, fields) in GROUPS {
             for field in fields {
-                assert!(!seen.contains(&field.encoding.0), "{} is there twice", field.name);
+                assert!(
+                    !seen.contains(&field.encoding.0),
+                    "{} is there twice",
+                    field.name
+                );
                 seen.push(field.encoding.0);
 
                 // SDM vol. 3, table 25-21: bits 11:10 are the type, bit 0 the access type.

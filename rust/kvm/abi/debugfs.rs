@@ -69,10 +69,8 @@ pub(super) fn vmcs_file<B: Backend>(
 ) -> Result<VmcsFile<B>> {
     let name = CString::try_from_fmt(fmt!("vcpu{}", vcpu.id))?;
     let subdir = dir.subdir(&name);
-    let file = subdir.read_callback_file(
-        c"vmcs",
-        VmcsView { vm, vcpu },
-        &|view: &VmcsView<B>, f| {
+    let file =
+        subdir.read_callback_file(c"vmcs", VmcsView { vm, vcpu }, &|view: &VmcsView<B>, f| {
             // The VMCS is its thread's while KVM_RUN lasts: whoever reads waits for an exit to the
             // VMM.
             let shown = view
@@ -82,7 +80,6 @@ pub(super) fn vmcs_file<B: Backend>(
                 f.write_str("interrupted while the vCPU was running\n")?;
             }
             Ok(())
-        },
-    );
+        });
     KBox::pin_init(file, GFP_KERNEL)
 }

@@ -43,7 +43,11 @@ pub(super) fn get_list(arg: usize, indices: &[u32]) -> Result<i32> {
 
 /// Calls `f` with each entry until it fails, writes them back if asked, and returns how many went
 /// well: which is how a VMM learns which one did not.
-fn for_each(arg: usize, write_back: bool, mut f: impl FnMut(&mut kvm_msr_entry) -> Result) -> Result<i32> {
+fn for_each(
+    arg: usize,
+    write_back: bool,
+    mut f: impl FnMut(&mut kvm_msr_entry) -> Result,
+) -> Result<i32> {
     let header: kvm_msrs = copy::read(arg)?;
     if header.nmsrs >= MAX_ENTRIES {
         return Err(E2BIG);

@@ -63,27 +63,29 @@ fn to_segment(segment: &kvm_segment) -> Segment {
 
 fn from_segment(segment: &Segment) -> kvm_segment {
     let fields = Fields::from(segment.rights);
-    let mut out = kvm_segment::default();
-    out.base = segment.base.0;
-    out.limit = segment.limit;
-    out.selector = segment.selector.0;
-    out.type_ = fields.type_;
-    out.present = u8::from(fields.unusable == 0);
-    out.dpl = fields.dpl;
-    out.db = fields.db;
-    out.s = fields.s;
-    out.l = fields.l;
-    out.g = fields.g;
-    out.avl = fields.avl;
-    out.unusable = fields.unusable;
-    out
+    kvm_segment {
+        base: segment.base.0,
+        limit: segment.limit,
+        selector: segment.selector.0,
+        type_: fields.type_,
+        present: u8::from(fields.unusable == 0),
+        dpl: fields.dpl,
+        db: fields.db,
+        s: fields.s,
+        l: fields.l,
+        g: fields.g,
+        avl: fields.avl,
+        unusable: fields.unusable,
+        ..kvm_segment::default()
+    }
 }
 
 fn from_table(table: TableRegister) -> kvm_dtable {
-    let mut out = kvm_dtable::default();
-    out.base = table.base;
-    out.limit = table.limit as u16;
-    out
+    kvm_dtable {
+        base: table.base,
+        limit: table.limit as u16,
+        ..kvm_dtable::default()
+    }
 }
 
 fn to_table(table: &kvm_dtable) -> TableRegister {

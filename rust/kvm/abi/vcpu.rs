@@ -113,7 +113,9 @@ impl<B: Backend> FileObject for VcpuFile<B> {
         match cmd {
             number::KVM_RUN if arg == 0 => this.with_loaded(|cx| cx.run()),
             number::KVM_GET_REGS => this.with_loaded(|cx| regs::get(cx, arg)),
-            number::KVM_SET_REGS => regs::read(arg).and_then(|r| this.with_loaded(|cx| regs::set(cx, &r))),
+            number::KVM_SET_REGS => {
+                regs::read(arg).and_then(|r| this.with_loaded(|cx| regs::set(cx, &r)))
+            }
             number::KVM_GET_SREGS => this.with_loaded(|cx| sregs::get(cx, arg)),
             number::KVM_SET_SREGS => this.with_loaded(|cx| sregs::set(cx, arg)),
             number::KVM_GET_SREGS2 => this.with_loaded(|cx| sregs::get2(cx, arg)),
@@ -138,7 +140,9 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             number::KVM_GET_XCRS => this.vcpu.with_state(|state| fpu::get_xcrs(state, arg)),
             number::KVM_SET_XCRS => this.with_loaded(|cx| fpu::set_xcrs(cx, arg)),
             number::KVM_GET_TSC_KHZ => this.vcpu.with_state(|state| Ok(state.tsc_khz as i32)),
-            number::KVM_SET_TSC_KHZ => this.with_loaded(|cx| cx.set_tsc_khz(arg as u32).map(|()| 0)),
+            number::KVM_SET_TSC_KHZ => {
+                this.with_loaded(|cx| cx.set_tsc_khz(arg as u32).map(|()| 0))
+            }
             number::KVM_GET_MP_STATE => this.get_mp_state(arg),
             number::KVM_SET_MP_STATE => this.set_mp_state(arg),
             number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),

@@ -47,17 +47,13 @@ pub(crate) unsafe trait Plain: Sized {
     /// The bytes of a value to be.
     fn raw_bytes(value: &mut MaybeUninit<Self>) -> &mut [MaybeUninit<u8>] {
         // SAFETY: The bytes are those of `value`, borrowed as long.
-        unsafe {
-            core::slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<Self>())
-        }
+        unsafe { core::slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<Self>()) }
     }
 
     /// The bytes of a value.
     fn as_bytes(&self) -> &[u8] {
         // SAFETY: No byte is undefined.
-        unsafe {
-            core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>())
-        }
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
     }
 }
 

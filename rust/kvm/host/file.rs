@@ -88,6 +88,9 @@ impl<T: FileObject> Ops<T> {
         unsafe { <Arc<T> as ForeignOwnable>::borrow((*file).private_data.cast()) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with the file of a [`Device<T>`] that is being opened.
     unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `misc_open` leaves the address of the registered `miscdevice` here, which is the
         // first field of a `Device<T>` and stays registered while a file is opened.
@@ -97,20 +100,29 @@ impl<T: FileObject> Ops<T> {
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with a file of this kind that nobody uses any more.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `private_data` came from `into_foreign`; nobody uses the file any more.
         drop(unsafe { <Arc<T> as ForeignOwnable>::from_foreign((*file).private_data.cast()) });
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with an open file of this kind.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The file is open during the call.
-        match T::ioctl(unsafe { Self::object(file) }, cmd, arg as usize) {
+        match T::ioctl(unsafe { Self::object(file) }, cmd, arg) {
             Ok(value) => value as c_long,
             Err(e) => e.to_errno() as c_long,
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with a mapping of such a file that is being set up.
     unsafe extern "C" fn mmap(
         _file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,
@@ -120,11 +132,16 @@ impl<T: FileObject> Ops<T> {
         0
     }
 
-    unsafe extern "C" fn fault(vmf: *mut kernel::bindings::vm_fault) -> kernel::bindings::vm_fault_t {
+    /// # Safety
+    ///
+    /// Called by the kernel, with a fault in a mapping of such a file.
+    unsafe extern "C" fn fault(
+        vmf: *mut kernel::bindings::vm_fault,
+    ) -> kernel::bindings::vm_fault_t {
         // SAFETY: A mapping holds its file; the anonymous union's fields are always valid to read.
         let (object, index) = unsafe {
             let place = &(*vmf).__bindgen_anon_1;
-            (Self::object((*place.vma).vm_file), place.pgoff as usize)
+            (Self::object((*place.vma).vm_file), place.pgoff)
         };
         let Some(page) = object.page(index) else {
             return kernel::bindings::vm_fault_reason_VM_FAULT_SIGBUS;

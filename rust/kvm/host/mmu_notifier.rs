@@ -118,6 +118,9 @@ impl<T: Mirror> Registration<T> {
         unsafe { &(*notifier.cast::<Self>()).mirror }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with the `inner` of a registration.
     unsafe extern "C" fn release(
         notifier: *mut bindings::mmu_notifier,
         _mm: *mut bindings::mm_struct,
@@ -126,6 +129,9 @@ impl<T: Mirror> Registration<T> {
         unsafe { Self::mirror(notifier) }.release();
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with the `inner` of a registration.
     unsafe extern "C" fn clear_flush_young(
         notifier: *mut bindings::mmu_notifier,
         _mm: *mut bindings::mm_struct,
@@ -136,6 +142,9 @@ impl<T: Mirror> Registration<T> {
         unsafe { Self::mirror(notifier) }.test_young(range(start, end), true)
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with the `inner` of a registration.
     unsafe extern "C" fn test_young(
         notifier: *mut bindings::mmu_notifier,
         _mm: *mut bindings::mm_struct,
@@ -145,15 +154,23 @@ impl<T: Mirror> Registration<T> {
         unsafe { Self::mirror(notifier) }.test_young(range(address, address + 1), false)
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with the `inner` of a registration.
     unsafe extern "C" fn invalidate_range_start(
         notifier: *mut bindings::mmu_notifier,
         range: *const bindings::mmu_notifier_range,
     ) -> c_int {
         // SAFETY: As above; `range` is valid for the call.
-        unsafe { Self::mirror(notifier).invalidate_start(self::range((*range).start, (*range).end)) };
+        unsafe {
+            Self::mirror(notifier).invalidate_start(self::range((*range).start, (*range).end))
+        };
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel, with the `inner` of a registration.
     unsafe extern "C" fn invalidate_range_end(
         notifier: *mut bindings::mmu_notifier,
         range: *const bindings::mmu_notifier_range,

@@ -87,31 +87,55 @@ impl<T: PerCpuHardware> Enabled<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel on the CPU that is meant, which the thread stays on.
     unsafe extern "C" fn online(_cpu: c_uint) -> c_int {
         T::enable(&Pinned::new()).map_or_else(|e| e.to_errno(), |()| 0)
     }
 
+    /// # Safety
+    ///
+    /// As for `online`.
     unsafe extern "C" fn offline(_cpu: c_uint) -> c_int {
         T::disable(&Pinned::new());
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel on its way down, on every CPU.
     unsafe extern "C" fn emergency() {
         T::emergency();
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel with one CPU online and interrupts off.
     unsafe extern "C" fn suspend(_data: *mut c_void) -> c_int {
         T::disable(&Pinned::new());
         0
     }
 
+    /// # Safety
+    ///
+    /// As for `suspend`.
     unsafe extern "C" fn resume(_data: *mut c_void) {
         if T::enable(&Pinned::new()).is_err() {
-            pr_err!("VMX did not come back on after resume on CPU {}\n", cpu::current());
+            pr_err!(
+                "VMX did not come back on after resume on CPU {}\n",
+                cpu::current()
+            );
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel before a reboot.
     unsafe extern "C" fn shutdown(_data: *mut c_void) {
+        /// # Safety
+        ///
+        /// Called on the CPU that is meant, from an interrupt.
         unsafe extern "C" fn disable_here<T: PerCpuHardware>(_: *mut c_void) {
             T::disable(&Pinned::new());
         }

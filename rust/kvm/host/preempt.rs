@@ -113,11 +113,19 @@ impl<T: Resident> Notifier<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the scheduler, with the `inner` of a registered notifier.
     unsafe extern "C" fn sched_in(notifier: *mut bindings::preempt_notifier, cpu: c_int) {
         // SAFETY: By the type invariants.
-        unsafe { (*(*notifier.cast::<Self>()).resident.load(Ordering::Relaxed)).sched_in(cpu as u32) };
+        unsafe {
+            (*(*notifier.cast::<Self>()).resident.load(Ordering::Relaxed)).sched_in(cpu as u32)
+        };
     }
 
+    /// # Safety
+    ///
+    /// As for `sched_in`.
     unsafe extern "C" fn sched_out(
         notifier: *mut bindings::preempt_notifier,
         _next: *mut bindings::task_struct,

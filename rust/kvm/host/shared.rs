@@ -202,11 +202,13 @@ impl RunPage {
                 count,
                 data_offset,
             } => {
-                put!(self.__bindgen_anon_1.io.direction = if is_in {
-                    bindings::KVM_EXIT_IO_IN
-                } else {
-                    bindings::KVM_EXIT_IO_OUT
-                } as u8);
+                put!(
+                    self.__bindgen_anon_1.io.direction = if is_in {
+                        bindings::KVM_EXIT_IO_IN
+                    } else {
+                        bindings::KVM_EXIT_IO_OUT
+                    } as u8
+                );
                 put!(self.__bindgen_anon_1.io.size = size);
                 put!(self.__bindgen_anon_1.io.port = port);
                 put!(self.__bindgen_anon_1.io.count = count);
@@ -231,7 +233,11 @@ impl RunPage {
             UserExit::IrqWindowOpen => bindings::KVM_EXIT_IRQ_WINDOW_OPEN,
             UserExit::SetTpr => bindings::KVM_EXIT_SET_TPR,
             UserExit::FailEntry { reason, cpu } => {
-                put!(self.__bindgen_anon_1.fail_entry.hardware_entry_failure_reason = reason);
+                put!(
+                    self.__bindgen_anon_1
+                        .fail_entry
+                        .hardware_entry_failure_reason = reason
+                );
                 put!(self.__bindgen_anon_1.fail_entry.cpu = cpu);
                 bindings::KVM_EXIT_FAIL_ENTRY
             }

@@ -108,9 +108,18 @@ pub(crate) enum Exit {
     /// RDPMC: there are no counters, so #GP.
     Rdpmc,
     /// The guest touched memory that is not mapped, or not for this.
-    Memory { gpa: Gpa, gva: Option<Gva>, is_write: bool, is_fetch: bool },
+    Memory {
+        gpa: Gpa,
+        gva: Option<Gva>,
+        is_write: bool,
+        is_fetch: bool,
+    },
     /// An exception that exits.
-    Exception { vector: u8, error_code: u32, qualification: u64 },
+    Exception {
+        vector: u8,
+        error_code: u32,
+        qualification: u64,
+    },
     /// A task switch, which is not emulated.
     TaskSwitch,
     /// A triple fault.

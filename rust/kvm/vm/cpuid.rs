@@ -62,9 +62,8 @@ pub(crate) fn supported(hardware: &Hardware, mut f: impl FnMut(Entry) -> Result)
             words,
         })
     };
-    let offered = |function, index| {
-        cpuid::offered(function, index, cpu::cpuid(function, index), hardware)
-    };
+    let offered =
+        |function, index| cpuid::offered(function, index, cpu::cpuid(function, index), hardware);
 
     let max_basic = offered(0, 0)[0];
     for function in 0..=max_basic {
@@ -190,7 +189,8 @@ impl Cpuid {
 
     /// The answer to (`function`, `index`); zeroes where there is none.
     pub(crate) fn words(&self, function: u32, index: u32) -> Words {
-        self.find(function, index).map_or([0; 4], |entry| entry.words)
+        self.find(function, index)
+            .map_or([0; 4], |entry| entry.words)
     }
 
     #[inline]
@@ -236,9 +236,7 @@ impl Cpuid {
         match self.find(0, 0) {
             Some(first) if function > first.words[0] => self.words(first.words[0], index),
             // Topology functions name the processor at any level.
-            _ if matches!(function, 0xb | 0x1f) => {
-                [0, 0, index & 0xff, self.words(function, 1)[3]]
-            }
+            _ if matches!(function, 0xb | 0x1f) => [0, 0, index & 0xff, self.words(function, 1)[3]],
             _ => [0; 4],
         }
     }
@@ -249,10 +247,7 @@ impl<B: Backend> Loaded<'_, B> {
     #[inline]
     pub(crate) fn emulate_cpuid(&mut self) {
         let regs = &mut self.state.regs;
-        let [eax, ebx, ecx, edx] = self
-            .state
-            .cpuid
-            .answer(regs[RAX] as u32, regs[RCX] as u32);
+        let [eax, ebx, ecx, edx] = self.state.cpuid.answer(regs[RAX] as u32, regs[RCX] as u32);
         regs[RAX] = eax.into();
         regs[RBX] = ebx.into();
         regs[RCX] = ecx.into();

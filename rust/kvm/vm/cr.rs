@@ -42,10 +42,8 @@ impl<B: Backend> Loaded<'_, B> {
                     0 => Ok(self.finish_cr_write(|cx| cx.write_cr0(value))),
                     4 => Ok(self.finish_cr_write(|cx| cx.write_cr4(value))),
                     8 => Ok(self.write_cr8(value)),
-                    _ => Ok(self.internal_error(
-                        INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
-                        &[u64::from(cr)],
-                    )),
+                    _ => Ok(self
+                        .internal_error(INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &[u64::from(cr)])),
                 }
             }
             CrAccess::MovFrom { cr: 8, gpr } => {
@@ -53,10 +51,9 @@ impl<B: Backend> Loaded<'_, B> {
                 B::skip_instruction(self);
                 Ok(Next::Guest)
             }
-            CrAccess::MovFrom { cr, .. } => Ok(self.internal_error(
-                INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
-                &[u64::from(cr)],
-            )),
+            CrAccess::MovFrom { cr, .. } => {
+                Ok(self.internal_error(INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &[u64::from(cr)]))
+            }
             CrAccess::Clts => {
                 let cr0 = B::cr0(self) & !Cr0::TS.bits();
                 B::set_cr0(self, cr0);

@@ -141,7 +141,11 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Sets RFLAGS; whoever steps the guest keeps the trap flag.
     pub(crate) fn set_visible_rflags(&mut self, value: u64) {
-        let stepping = if self.state.dr.is_stepping() { RFLAGS_TF } else { 0 };
+        let stepping = if self.state.dr.is_stepping() {
+            RFLAGS_TF
+        } else {
+            0
+        };
         B::set_rflags(self, value | stepping);
     }
 

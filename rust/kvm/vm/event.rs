@@ -75,7 +75,12 @@ impl Events {
 
     /// Queues an exception; one that is on its way makes it a double fault, or a triple fault
     /// (SDM vol. 3, 6.15, table 6-5).
-    pub(crate) fn queue_exception(&mut self, vector: u8, error_code: Option<u32>, payload: Option<u64>) {
+    pub(crate) fn queue_exception(
+        &mut self,
+        vector: u8,
+        error_code: Option<u32>,
+        payload: Option<u64>,
+    ) {
         let first = match (self.exception, self.injected) {
             (Some(queued), _) => Some(queued.vector),
             (None, Some(Event::Exception { vector, .. })) => Some(vector),

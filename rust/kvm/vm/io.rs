@@ -210,7 +210,11 @@ impl<B: Backend> Loaded<'_, B> {
         let offset = self.state.regs[register] & address_mask(string);
         let flat = self.is_64_bit_mode();
         let has_base = !flat || matches!(segment, SegmentRegister::Fs | SegmentRegister::Gs);
-        let base = if has_base { B::segment_base(self, segment) } else { 0 };
+        let base = if has_base {
+            B::segment_base(self, segment)
+        } else {
+            0
+        };
         let linear = base.wrapping_add(offset);
         if B::efer(self) & Efer::LMA.bits() != 0 && flat {
             Gva(linear)

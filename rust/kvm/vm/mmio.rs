@@ -106,12 +106,7 @@ impl<B: Backend> Loaded<'_, B> {
         });
     }
 
-    fn emulate_mmio(
-        &mut self,
-        memory: &GuestAccess<'_>,
-        gpa: Gpa,
-        gva: Gva,
-    ) -> Result<Next> {
+    fn emulate_mmio(&mut self, memory: &GuestAccess<'_>, gpa: Gpa, gva: Gva) -> Result<Next> {
         let cs = B::segment(self, SegmentRegister::Cs).rights;
         let code_size = CodeSize::new(self.is_64_bit_mode(), cs.is_default_big());
 
@@ -241,11 +236,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// Goes on with an access: fragments that are memory are done here, others by the VMM.
-    fn advance_mmio(
-        &mut self,
-        memory: &GuestAccess<'_>,
-        mut pending: PendingMmio,
-    ) -> Result<Next> {
+    fn advance_mmio(&mut self, memory: &GuestAccess<'_>, mut pending: PendingMmio) -> Result<Next> {
         let is_write = pending.mov.direction() == Direction::Store;
         loop {
             let Some(fragment) = pending.fragments.get(usize::from(pending.at)).copied() else {

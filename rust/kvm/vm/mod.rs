@@ -69,9 +69,9 @@ pub(crate) use self::{
         Entry as CpuidEntry, //
     },
     msr::{
-        MsrAccess,
         pat_reset,
         read_feature_msr,
+        MsrAccess,
         FEATURE_MSRS,
         SAVED_MSRS, //
     },

@@ -132,8 +132,12 @@ impl Msrs {
                 .mtrr_variable
                 .get_mut((index - IA32_MTRR_PHYSBASE0) as usize),
             IA32_MTRR_FIX64K => Some(&mut self.mtrr_fixed[0]),
-            0x258..=0x259 => self.mtrr_fixed.get_mut((index - IA32_MTRR_FIX16K + 1) as usize),
-            0x268..=0x26f => self.mtrr_fixed.get_mut((index - IA32_MTRR_FIX4K + 3) as usize),
+            0x258..=0x259 => self
+                .mtrr_fixed
+                .get_mut((index - IA32_MTRR_FIX16K + 1) as usize),
+            0x268..=0x26f => self
+                .mtrr_fixed
+                .get_mut((index - IA32_MTRR_FIX4K + 3) as usize),
             IA32_MTRR_DEF_TYPE => Some(&mut self.mtrr_def_type),
             _ => None,
         }
@@ -371,7 +375,10 @@ fn is_mtrr(index: u32, value: u64) -> bool {
     let is_type = |kind: u64| matches!(kind, 0 | 1 | 4..=6);
     match index {
         IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_type(value & 0xff),
-        0x250..=0x26f => value.to_le_bytes().iter().all(|kind| is_type((*kind).into())),
+        0x250..=0x26f => value
+            .to_le_bytes()
+            .iter()
+            .all(|kind| is_type((*kind).into())),
         // Even ones are bases with a type, odd ones masks with a valid bit.
         _ if index & 1 == 0 => is_type(value & 0xff) && value & 0xf00 == 0,
         _ => value & 0x7ff == 0,

@@ -35,7 +35,10 @@ impl fmt::Write for Lines {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for &byte in text.as_bytes() {
             if byte == b'\n' {
-                pr_warn!("{}\n", core::str::from_utf8(&self.line[..self.len]).unwrap_or("?"));
+                pr_warn!(
+                    "{}\n",
+                    core::str::from_utf8(&self.line[..self.len]).unwrap_or("?")
+                );
                 self.len = 0;
             } else if self.len < self.line.len() {
                 self.line[self.len] = byte;

@@ -148,13 +148,12 @@ impl Capability {
         let allowed = |i: u32| -> Result<Allowed> { Ok(Allowed::from_msr(cpu::rdmsr(first + i)?)) };
 
         let pin_based = Word::settle("pin_based", allowed(0)?, PIN_REQUIRED.bits(), 0);
-        let cpu_based = Word::settle(
-            "cpu_based",
-            allowed(1)?,
-            CPU_REQUIRED.bits(),
-            0,
-        );
-        if cpu_based.allowed.missing(CpuBased::ACTIVATE_SECONDARY_CONTROLS.bits()) != 0 {
+        let cpu_based = Word::settle("cpu_based", allowed(1)?, CPU_REQUIRED.bits(), 0);
+        if cpu_based
+            .allowed
+            .missing(CpuBased::ACTIVATE_SECONDARY_CONTROLS.bits())
+            != 0
+        {
             return missing("secondary processor-based controls");
         }
         let secondary = Word::settle(
@@ -185,9 +184,9 @@ impl Capability {
                 return missing(name);
             }
         }
-        if !ept_vpid.intersects(
-            EptVpidCap::INVEPT_SINGLE_CONTEXT.union(EptVpidCap::INVEPT_ALL_CONTEXTS),
-        ) {
+        if !ept_vpid
+            .intersects(EptVpidCap::INVEPT_SINGLE_CONTEXT.union(EptVpidCap::INVEPT_ALL_CONTEXTS))
+        {
             return missing("INVEPT of a context");
         }
 
@@ -273,9 +272,17 @@ impl Word {
                 (false, true) => "may",
                 (false, false) => "no",
             };
-            let wanted = if self.wanted & mask != 0 { "wanted" } else { "-" };
+            let wanted = if self.wanted & mask != 0 {
+                "wanted"
+            } else {
+                "-"
+            };
             let got = if self.got & mask != 0 { "on" } else { "off" };
-            write!(f, "flag {:<10} {:>2} {:<4} {:<6} {:<3} {}\n", self.name, bit, offer, wanted, got, name)?;
+            writeln!(
+                f,
+                "flag {:<10} {:>2} {:<4} {:<6} {:<3} {}",
+                self.name, bit, offer, wanted, got, name
+            )?;
         }
         Ok(())
     }
@@ -291,17 +298,29 @@ fn flag_name<F: bitflags::Flags<Bits = u32>>(mask: u32) -> &'static str {
 /// The text of `/sys/kernel/debug/kvm/vmx_capabilities`.
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "revision_id {:#x}\n", self.basic.revision_id())?;
-        write!(f, "region_size {}\n", self.basic.region_size())?;
-        write!(f, "true_controls {}\n", u8::from(self.basic.has_true_controls()))?;
-        write!(f, "misc {:#x}\n", self.misc)?;
-        write!(f, "ept_vpid_cap {:#x}\n", self.ept_vpid.bits())?;
-        write!(f, "cr0_fixed {:#x} {:#x}\n", self.cr0_fixed.0, self.cr0_fixed.1)?;
-        write!(f, "cr4_fixed {:#x} {:#x}\n", self.cr4_fixed.0, self.cr4_fixed.1)?;
+        writeln!(f, "revision_id {:#x}", self.basic.revision_id())?;
+        writeln!(f, "region_size {}", self.basic.region_size())?;
+        writeln!(
+            f,
+            "true_controls {}",
+            u8::from(self.basic.has_true_controls())
+        )?;
+        writeln!(f, "misc {:#x}", self.misc)?;
+        writeln!(f, "ept_vpid_cap {:#x}", self.ept_vpid.bits())?;
+        writeln!(
+            f,
+            "cr0_fixed {:#x} {:#x}",
+            self.cr0_fixed.0, self.cr0_fixed.1
+        )?;
+        writeln!(
+            f,
+            "cr4_fixed {:#x} {:#x}",
+            self.cr4_fixed.0, self.cr4_fixed.1
+        )?;
         for word in self.words() {
-            write!(
+            writeln!(
                 f,
-                "control {} must_be_one={:#010x} may_be_one={:#010x} wanted={:#010x} got={:#010x}\n",
+                "control {} must_be_one={:#010x} may_be_one={:#010x} wanted={:#010x} got={:#010x}",
                 word.name, word.allowed.must_be_one, word.allowed.may_be_one, word.wanted, word.got
             )?;
         }

@@ -41,8 +41,14 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>) {
     let f = &cx.vcpu.resident;
 
     f.write(vmcs::PIN_BASED_VM_EXEC_CONTROL, capability.pin_based.got);
-    f.write(vmcs::CPU_BASED_VM_EXEC_CONTROL, cx.state.hw.cpu_based.bits());
-    f.write(vmcs::SECONDARY_VM_EXEC_CONTROL, cx.state.hw.secondary.bits());
+    f.write(
+        vmcs::CPU_BASED_VM_EXEC_CONTROL,
+        cx.state.hw.cpu_based.bits(),
+    );
+    f.write(
+        vmcs::SECONDARY_VM_EXEC_CONTROL,
+        cx.state.hw.secondary.bits(),
+    );
     f.write(vmcs::VM_EXIT_CONTROLS, capability.exit.got);
     f.write(vmcs::VM_ENTRY_CONTROLS, capability.entry.got);
 
@@ -63,7 +69,12 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>) {
     if let Some(vpid) = &cx.state.hw.vpid {
         f.write(vmcs::VIRTUAL_PROCESSOR_ID, vpid.number());
     }
-    if cx.state.hw.secondary.contains(Secondary::PAUSE_LOOP_EXITING) {
+    if cx
+        .state
+        .hw
+        .secondary
+        .contains(Secondary::PAUSE_LOOP_EXITING)
+    {
         f.write(vmcs::PLE_GAP, PLE_GAP);
         f.write(vmcs::PLE_WINDOW, PLE_WINDOW);
     }
@@ -77,18 +88,14 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>) {
 
 /// The host owns all of CR4 but what the guest's CPUID offers and an exit would only waste time on.
 pub(super) fn write_cr4_mask(cx: &Loaded<'_, Vmx>) {
-    let owned = CR4_GUEST_OWNED
-        & cx.state.cpuid.limits().cr4.bits()
-        & cx.vm.backend.capability.cr4_fixed.1;
+    let owned =
+        CR4_GUEST_OWNED & cx.state.cpuid.limits().cr4.bits() & cx.vm.backend.capability.cr4_fixed.1;
     cx.vcpu.resident.write(vmcs::CR4_GUEST_HOST_MASK, !owned);
 }
 
 /// The pointer to the VM's EPT.
 pub(super) fn eptp(vmx: &Vmx, root: arch::addr::Hpa) -> u64 {
-    let flags = vmx
-        .capability
-        .ept_vpid
-        .contains(EptVpidCap::ACCESSED_DIRTY);
+    let flags = vmx.capability.ept_vpid.contains(EptVpidCap::ACCESSED_DIRTY);
     ept::pointer(root, flags)
 }
 

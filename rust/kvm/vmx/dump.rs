@@ -33,7 +33,7 @@ use crate::vm::Loaded;
 pub(super) fn write(cx: &Loaded<'_, Vmx>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let fields = &cx.vcpu.resident;
     for (group, table) in vmcs::GROUPS {
-        write!(f, "{}\n", title(group))?;
+        writeln!(f, "{}", title(group))?;
         for field in table {
             if !exists(cx, field.encoding) {
                 continue;
@@ -44,9 +44,15 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>, f: &mut fmt::Formatter<'_>) -> fmt::Re
                 Width::Double => 8,
                 Width::Quad | Width::Natural => 16,
             };
-            write!(f, "  {:<30} {:0digits$x}", field.name, value, digits = digits)?;
+            write!(
+                f,
+                "  {:<30} {:0digits$x}",
+                field.name,
+                value,
+                digits = digits
+            )?;
             decode(fields, field.encoding, value as u32, f)?;
-            write!(f, "\n")?;
+            writeln!(f)?;
         }
     }
     Ok(())
@@ -102,7 +108,11 @@ fn decode(
         };
         write!(f, "  {}{}", reason.basic().name(), failed)
     } else if encoding == vmcs::VM_INSTRUCTION_ERROR.encoding() && value != 0 {
-        write!(f, "  {}", instruction_error(fields.read(vmcs::VM_INSTRUCTION_ERROR)))
+        write!(
+            f,
+            "  {}",
+            instruction_error(fields.read(vmcs::VM_INSTRUCTION_ERROR))
+        )
     } else {
         Ok(())
     }

@@ -151,8 +151,7 @@ fn traps(f: &Vmcs) -> bool {
 #[inline]
 pub(super) fn skip(cx: &Loaded<'_, Vmx>, length: u64) {
     const PENDING_SINGLE_STEP: u64 = 1 << 14;
-    const SHADOW: u32 =
-        super::guest_state::BLOCKED_BY_STI | super::guest_state::BLOCKED_BY_MOV_SS;
+    const SHADOW: u32 = super::guest_state::BLOCKED_BY_STI | super::guest_state::BLOCKED_BY_MOV_SS;
     let f = &cx.vcpu.resident;
 
     let old = f.read(vmcs::GUEST_RIP);

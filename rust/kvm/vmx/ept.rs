@@ -86,8 +86,9 @@ fn for_each_in(
     }
     let first = (frames.start.max(base) - base) >> shift;
     let last = (frames.end.min(end) - 1 - base) >> shift;
-    for index in first as usize..=last as usize {
-        f(&table[index], span(base, index, level));
+    let (first, last) = (first as usize, last as usize);
+    for (index, slot) in table.iter().enumerate().take(last + 1).skip(first) {
+        f(slot, span(base, index, level));
     }
 }
 
@@ -106,7 +107,12 @@ fn unmap(table: &Table, base: u64, level: u8, frames: &Range<u64>) -> bool {
             any = true;
         } else {
             // SAFETY: A present entry that is no leaf refers to a table; we hold the tree.
-            any |= unmap(unsafe { self::table(entry) }, covered.start, level - 1, frames);
+            any |= unmap(
+                unsafe { self::table(entry) },
+                covered.start,
+                level - 1,
+                frames,
+            );
         }
     });
     any
@@ -120,7 +126,12 @@ fn free_detached(table: &Table, base: u64, level: u8, frames: &Range<u64>) {
             free_subtree(entry.address(), level - 1);
         } else if entry.is_present() && !entry.is_leaf(level) {
             // SAFETY: As in `unmap`.
-            free_detached(unsafe { self::table(entry) }, covered.start, level - 1, frames);
+            free_detached(
+                unsafe { self::table(entry) },
+                covered.start,
+                level - 1,
+                frames,
+            );
         }
     });
 }

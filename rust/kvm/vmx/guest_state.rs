@@ -195,10 +195,7 @@ pub(super) fn cr4(f: &Vmcs) -> u64 {
 pub(super) fn set_cr4(f: &Vmcs, value: u64) {
     // Machine checks are the host's whatever the guest says.
     let machine_check = cpu::cr4() & CR4_MCE;
-    f.write(
-        vmcs::GUEST_CR4,
-        value & !CR4_MCE | machine_check | CR4_VMXE,
-    );
+    f.write(vmcs::GUEST_CR4, value & !CR4_MCE | machine_check | CR4_VMXE);
     f.write(vmcs::CR4_READ_SHADOW, value);
 }
 

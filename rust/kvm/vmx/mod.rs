@@ -40,6 +40,7 @@ use kernel::{
     sync::Arc, //
 };
 
+pub(crate) use self::vmxon::RootOperation;
 use self::{
     bitmaps::Bitmaps,
     capability::Capability,
@@ -55,7 +56,6 @@ use self::{
         Vpids, //
     },
 };
-pub(crate) use self::vmxon::RootOperation;
 use crate::{
     host::{
         cpu::{
@@ -228,7 +228,11 @@ impl Backend for Vmx {
     }
 
     fn inject(cx: &mut Loaded<'_, Self>, event: &Event) {
-        inject::write(&cx.vcpu.resident, event, guest_state::cr0(&cx.vcpu.resident));
+        inject::write(
+            &cx.vcpu.resident,
+            event,
+            guest_state::cr0(&cx.vcpu.resident),
+        );
     }
 
     fn load_cr2(_guest_mode: &GuestMode<'_>, value: u64) {

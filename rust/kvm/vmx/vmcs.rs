@@ -64,8 +64,13 @@ pub(super) enum SwitchedMsr {
 }
 
 /// Their indices, in the order of [`SwitchedMsr`].
-pub(super) const SWITCHED_MSRS: [u32; 5] =
-    [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0103];
+pub(super) const SWITCHED_MSRS: [u32; 5] = [
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0103,
+];
 const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// A VMCS, and the state of the processor that goes with it without being in it.
@@ -185,9 +190,8 @@ impl Vmcs {
 
         if was != here as i32 {
             host_state::write_cpu(self);
-            for i in 0..self.msr_count {
-                let host = cpu::rdmsr(SWITCHED_MSRS[i]).unwrap_or(0);
-                self.host_msrs[i].store(host, Ordering::Relaxed);
+            for (msr, _, host) in self.switched_msrs() {
+                host.store(cpu::rdmsr(msr).unwrap_or(0), Ordering::Relaxed);
             }
             residence.cpu.store(here as i32, Ordering::Relaxed);
             self.moved.store(true, Ordering::Relaxed);
@@ -199,6 +203,9 @@ impl Vmcs {
         if was < 0 {
             return;
         }
+        /// # Safety
+        ///
+        /// Called by [`cpu::call_on`] with a `Vmcs`.
         unsafe extern "C" fn clear_here(vmcs: *mut c_void) {
             // SAFETY: `call_on` passes the reference it was given.
             let vmcs = unsafe { &*vmcs.cast::<Vmcs>() };
@@ -230,11 +237,10 @@ impl Vmcs {
         let thread = unsafe { &mut *self.thread.get() };
         thread.save();
         host_state::write_thread(self, thread);
-        for i in 0..self.msr_count {
-            let host = self.host_msrs[i].load(Ordering::Relaxed);
-            let guest = self.guest_msrs[i].load(Ordering::Relaxed);
-            if guest != host {
-                write_msr(SWITCHED_MSRS[i], guest);
+        for (msr, guest, host) in self.switched_msrs() {
+            let guest = guest.load(Ordering::Relaxed);
+            if guest != host.load(Ordering::Relaxed) {
+                write_msr(msr, guest);
             }
         }
         write_msr(
@@ -252,14 +258,25 @@ impl Vmcs {
         // SAFETY: The MSR exists on every processor with long mode.
         let kernel_gs_base = unsafe { cpu::rdmsr_unchecked(IA32_KERNEL_GS_BASE) };
         self.kernel_gs_base.store(kernel_gs_base, Ordering::Relaxed);
-        for i in 0..self.msr_count {
-            let host = self.host_msrs[i].load(Ordering::Relaxed);
-            if self.guest_msrs[i].load(Ordering::Relaxed) != host {
-                write_msr(SWITCHED_MSRS[i], host);
+        for (msr, guest, host) in self.switched_msrs() {
+            let host = host.load(Ordering::Relaxed);
+            if guest.load(Ordering::Relaxed) != host {
+                write_msr(msr, host);
             }
         }
         // SAFETY: As in `load_guest`.
         unsafe { &*self.thread.get() }.restore();
+    }
+
+    /// Index, guest's value and host's value of each switched MSR that this processor has.
+    #[inline]
+    fn switched_msrs(&self) -> impl Iterator<Item = (u32, &AtomicU64, &AtomicU64)> {
+        SWITCHED_MSRS
+            .iter()
+            .zip(&self.guest_msrs)
+            .zip(&self.host_msrs)
+            .take(self.msr_count)
+            .map(|((msr, guest), host)| (*msr, guest, host))
     }
 
     /// The guest's value of a switched MSR.

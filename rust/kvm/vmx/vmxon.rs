@@ -168,7 +168,10 @@ fn enable_in_feature_control() -> Result {
         return if control & VMX_OUTSIDE_SMX != 0 {
             Ok(())
         } else {
-            pr_err!("CPU {}: VT-x is locked off by the firmware\n", cpu::current());
+            pr_err!(
+                "CPU {}: VT-x is locked off by the firmware\n",
+                cpu::current()
+            );
             Err(EPERM)
         };
     }

@@ -68,7 +68,10 @@ impl<T: SecondLevel> Memory<T> {
             || (tables.in_progress != 0 && tables.in_progress_range.contains(&hva.0));
         if !raced {
             let large = slot.allows_order(gfn, LARGE_ORDER)
-                && self.mm.mapping_shift(hva).is_some_and(|shift| shift >= LARGE_SHIFT);
+                && self
+                    .mm
+                    .mapping_shift(hva)
+                    .is_some_and(|shift| shift >= LARGE_SHIFT);
             tables.second_level.map(
                 &Mapping {
                     gfn,

@@ -70,7 +70,9 @@ impl GuestAccess<'_> {
     ///
     /// EFAULT where there is none.
     pub(crate) fn read(&self, gpa: Gpa, to: &mut [u8]) -> Result {
-        self.for_each_part(gpa, to.len(), false, |hva, part| mm::read(hva, &mut to[part]))
+        self.for_each_part(gpa, to.len(), false, |hva, part| {
+            mm::read(hva, &mut to[part])
+        })
     }
 
     /// Writes guest-physical memory.
@@ -79,7 +81,9 @@ impl GuestAccess<'_> {
     ///
     /// EFAULT where there is none, or the slot is read-only.
     pub(crate) fn write(&self, gpa: Gpa, from: &[u8]) -> Result {
-        self.for_each_part(gpa, from.len(), true, |hva, part| mm::write(hva, &from[part]))
+        self.for_each_part(gpa, from.len(), true, |hva, part| {
+            mm::write(hva, &from[part])
+        })
     }
 
     /// The VMM's address of `gpa`, where it has one.

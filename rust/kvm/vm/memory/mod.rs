@@ -20,8 +20,7 @@ use core::sync::atomic::{
 
 use arch::addr::Hpa;
 use kernel::{
-    new_mutex,
-    new_spinlock,
+    new_mutex, new_spinlock,
     prelude::*,
     sync::{
         Arc,

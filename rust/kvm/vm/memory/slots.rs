@@ -132,7 +132,11 @@ impl Slots {
         check_form(region)?;
 
         let pages = region.size >> PAGE_SHIFT;
-        let old = self.sorted.iter().find(|slot| slot.id == region.slot).copied();
+        let old = self
+            .sorted
+            .iter()
+            .find(|slot| slot.id == region.slot)
+            .copied();
         if pages == 0 {
             return Ok(Change::Delete(old.ok_or(EINVAL)?));
         }
