@@ -116,7 +116,6 @@ pub mod bits {
     pub const EFER_LMA: u64 = 1 << 10;
     pub const EFER_NX: u64 = 1 << 11;
     pub const RFLAGS_FIXED: u64 = 2;
-    pub const RFLAGS_TF: u64 = 1 << 8;
     pub const RFLAGS_IF: u64 = 1 << 9;
     /// Present, writable, user.
     pub const PTE: u64 = 7;
@@ -311,9 +310,9 @@ const STUB: u64 = 16;
 /// A 64-bit interrupt gate (SDM vol. 3, 7.14.1).
 fn write_gate(memory: &Mapping, vector: u8, handler: u64, dpl: u64) {
     let low = handler & 0xffff
-        | u64::from(selector::CODE64) << 16
-        | (0x8e00 | dpl << 13) << 32
-        | (handler >> 16 & 0xffff) << 48;
+        | (u64::from(selector::CODE64) << 16)
+        | ((0x8e00 | (dpl << 13)) << 32)
+        | (((handler >> 16) & 0xffff) << 48);
     let at = layout::IDT as usize + 16 * usize::from(vector);
     memory.write(at, low);
     memory.write(at + 8, handler >> 32);
@@ -363,7 +362,7 @@ fn write_tables(memory: &Mapping, mode: Mode) {
         0x00cf_9b00_0000_ffff,
         0x00cf_f300_0000_ffff,
         0x00af_fb00_0000_ffff,
-        0x0000_8b00_0000_0067 | layout::TSS << 16,
+        0x0000_8b00_0000_0067 | (layout::TSS << 16),
         0,
     ];
     memory.write(layout::GDT as usize, gdt);
@@ -374,7 +373,7 @@ fn write_tables(memory: &Mapping, mode: Mode) {
         Mode::Real | Mode::Protected => {}
         Mode::Paging32 => {
             for i in 0..1024 {
-                let entry = (i as u32) << 22 | (bits::PTE | bits::PTE_PS) as u32;
+                let entry = ((i as u32) << 22) | (bits::PTE | bits::PTE_PS) as u32;
                 memory.write(layout::PML4 as usize + 4 * i, entry);
             }
         }
@@ -386,7 +385,7 @@ fn write_tables(memory: &Mapping, mode: Mode) {
                 memory.write((layout::PDPT + 8 * i) as usize, table | rights);
             }
             for i in 0..2048 {
-                let entry = (i as u64) << 21 | bits::PTE | bits::PTE_PS;
+                let entry = ((i as u64) << 21) | bits::PTE | bits::PTE_PS;
                 memory.write(layout::PD as usize + 8 * i, entry);
             }
             if mode == Mode::Long {

@@ -27,7 +27,7 @@ impl<T> Copy for Request<T> {}
 
 /// `_IOC` of `<asm-generic/ioctl.h>`; the type is KVMIO.
 const fn ioc(direction: u64, nr: u64, size: usize) -> u64 {
-    direction << 30 | (size as u64) << 16 | (KVMIO as u64) << 8 | nr
+    (direction << 30) | ((size as u64) << 16) | ((KVMIO as u64) << 8) | nr
 }
 
 const fn write<T>(nr: u64) -> Request<T> {

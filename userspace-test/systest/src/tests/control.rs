@@ -93,7 +93,7 @@ fn cr0_bits() {
 
 fn cr0_bad_values() {
     let code = code64!("mov cr0, rax");
-    refused("bit 32", code, cr0() | 1 << 32);
+    refused("bit 32", code, cr0() | (1 << 32));
     refused("NW without CD", code, cr0() | bits::CR0_NW);
     refused("PG without PE", code, cr0() & !bits::CR0_PE);
     refused("no PG in 64-bit code", code, cr0() & !bits::CR0_PG);
@@ -118,7 +118,7 @@ fn cr3_switch() {
     guest.poke(table + 0x1000, (table + 0x2000) | bits::PTE);
     guest.poke(table + 0x2000, (table + 0x3000) | bits::PTE);
     for page in 0..512 {
-        guest.poke(table + 0x3000 + 8 * page, page << 12 | bits::PTE);
+        guest.poke(table + 0x3000 + 8 * page, (page << 12) | bits::PTE);
     }
     guest.poke(table + 0x3000 + 8 * (first >> 12), second | bits::PTE);
     guest.vcpu.set_regs(&kvm_regs {
@@ -132,13 +132,13 @@ fn cr3_switch() {
 }
 
 fn cr3_bad_value() {
-    refused("bit 62", code64!("mov cr3, rax"), layout::PML4 | 1 << 62);
+    refused("bit 62", code64!("mov cr3, rax"), layout::PML4 | (1 << 62));
 }
 
 fn cr4_bits() {
     // TSD, DE, PGE, PCE, OSFXSR, OSXMMEXCPT.
     for bit in [2, 3, 7, 8, 9, 10] {
-        let value = cr4() ^ 1 << bit;
+        let value = cr4() ^ (1 << bit);
         let (guest, rbx) = run(code64!("mov cr4, rax", "mov rbx, cr4", "hlt"), value);
         expect::eq("CR4 in the guest", rbx, value);
         expect::eq("CR4 by KVM_GET_SREGS", guest.vcpu.sregs().cr4, value);
@@ -148,7 +148,7 @@ fn cr4_bits() {
 fn cr4_bad_values() {
     let code = code64!("mov cr4, rax");
     for bit in [15, 31, 63] {
-        refused(&format!("bit {bit}"), code, cr4() | 1 << bit);
+        refused(&format!("bit {bit}"), code, cr4() | (1 << bit));
     }
     refused("no PAE in 64-bit mode", code, cr4() & !bits::CR4_PAE);
 }
@@ -243,12 +243,12 @@ fn large_pages_follow_pse() {
     let guest = Guest::new(Mode::Paging32, code);
     // The directory: the first 4 MiB through a table at PD, the next through one at PDPT.
     for page in 0..512u64 {
-        let two = (2 * page) << 12 | 7 | ((2 * page + 1) << 12 | 7) << 32;
+        let two = ((2 * page) << 12) | 7 | ((((2 * page + 1) << 12) | 7) << 32);
         guest.poke(layout::PD + 8 * page, two);
     }
     guest.poke(
         layout::PML4,
-        (layout::PD | 7) | (layout::PDPT | 7 | 0x80) << 32,
+        (layout::PD | 7) | ((layout::PDPT | 7 | 0x80) << 32),
     );
     guest.poke(layout::PDPT + 8 * 2, (layout::DATA | 7) << 32);
     guest.poke(layout::DATA, 0x7ab1e);
@@ -327,6 +327,6 @@ fn general_detect() {
         (1, layout::CODE + 8),
     );
     let debug = expect::ok("KVM_GET_DEBUGREGS", guest.vcpu.get(GET_DEBUGREGS));
-    expect::eq("DR6.BD", debug.dr6 >> 13 & 1, 1);
-    expect::eq("DR7.GD", debug.dr7 >> 13 & 1, 0);
+    expect::eq("DR6.BD", (debug.dr6 >> 13) & 1, 1);
+    expect::eq("DR7.GD", (debug.dr7 >> 13) & 1, 0);
 }

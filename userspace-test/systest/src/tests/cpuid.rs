@@ -92,7 +92,7 @@ fn bad_address_width() {
     for (width, good) in [(48, true), (57, true), (0, true), (47, false), (64, false)] {
         let mut cpuid = Kvm::open().supported_cpuid();
         let leaf = cpuid.find(0x8000_0008, 0).expect("leaf 0x80000008");
-        leaf.eax = leaf.eax & !0xff00 | width << 8;
+        leaf.eax = leaf.eax & !0xff00 | (width << 8);
         let got = vcpu.set(SET_CPUID2, &cpuid);
         if good {
             expect::ok(&format!("{width} bits"), got);

@@ -65,11 +65,11 @@ fn single_step() {
     for offset in [5, 8, 9, 10] {
         let (pc, dr6) = run_to_debug(&guest, DB);
         expect::eq("PC", pc, layout::CODE + offset);
-        expect::eq("DR6.BS", dr6 >> 14 & 1, 1);
+        expect::eq("DR6.BS", (dr6 >> 14) & 1, 1);
         expect::eq("RIP", guest.vcpu.regs().rip, pc);
         expect::eq(
             "RFLAGS.TF is not the guest's",
-            guest.vcpu.regs().rflags >> 8 & 1,
+            (guest.vcpu.regs().rflags >> 8) & 1,
             0,
         );
     }
@@ -92,7 +92,11 @@ fn single_step_ends() {
     run_to_debug(&guest, DB);
     debug(&guest, 0);
     guest.run_to_halt();
-    expect::eq("RFLAGS.TF in the guest", guest.vcpu.regs().rax >> 8 & 1, 0);
+    expect::eq(
+        "RFLAGS.TF in the guest",
+        (guest.vcpu.regs().rax >> 8) & 1,
+        0,
+    );
 }
 
 fn software_breakpoint() {
@@ -130,7 +134,7 @@ fn hardware_breakpoint() {
         });
         let mut registers = [0; 8];
         registers[register] = layout::CODE + 1;
-        registers[7] = 0x400 | 2 << (2 * register);
+        registers[7] = 0x400 | (2 << (2 * register));
         expect::ok("KVM_SET_GUEST_DEBUG", set(&guest, control, registers));
         let (pc, dr6) = run_to_debug(&guest, DB);
         expect::eq("PC", pc, layout::CODE + 1);
@@ -153,7 +157,7 @@ fn watchpoint() {
     let mut registers = [0; 8];
     registers[0] = layout::DATA;
     // DR0 enabled, on writes of 8 bytes.
-    registers[7] = 0x400 | 2 | 1 << 16 | 2 << 18;
+    registers[7] = 0x400 | 2 | (1 << 16) | (2 << 18);
     let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
     expect::ok("KVM_SET_GUEST_DEBUG", set(&guest, control, registers));
     let (pc, dr6) = run_to_debug(&guest, DB);

@@ -13,7 +13,7 @@ use crate::vcpu::Exit;
 
 tests! {
     "exceptions":
-    undefined, divide, breakpoint, software_interrupt, general_protection, privileged_in_ring3,
+    undefined, divide, breakpoint, software_interrupt, software_interrupt_from_ring3, general_protection, privileged_in_ring3,
     page_fault_read, page_fault_write, page_fault_user, page_fault_fetch, page_fault_reserved,
     page_fault_resolved, segment_not_present, stack_segment, double_fault, triple_fault_by_handler,
     single_step_of_its_own, breakpoint_of_its_own, alignment_check, not_canonical,
@@ -63,6 +63,34 @@ fn software_interrupt() {
     guest.run_to_halt();
     expect::eq("times the handler ran", guest.peek(layout::DATA), 1);
     expect::eq("RIP", guest.vcpu.regs().rip, layout::CODE + 3);
+}
+
+/// INT from ring 3 needs a gate that allows it.
+fn software_interrupt_from_ring3() {
+    for allowed in [true, false] {
+        let guest = Guest::long(to_ring3());
+        guest.load(layout::CODE2, code64!("int 0x80"));
+        guest.load(
+            layout::PROBE,
+            code64!("mov rbx, rsp", "mov rcx, [rsp + 8]", "hlt"),
+        );
+        if !allowed {
+            guest.set_handler(0x80, layout::PROBE);
+            let trap = guest.run_to_trap();
+            let selector_of_gate = (0x80 << 3) | 2;
+            expect::eq(
+                "#GP with the gate",
+                (trap.vector, trap.error),
+                (13, selector_of_gate),
+            );
+            continue;
+        }
+        guest.set_user_handler(0x80, layout::PROBE);
+        guest.run_to_halt();
+        let regs = guest.vcpu.regs();
+        expect::eq("RSP by the TSS", regs.rbx, layout::STACK - 40);
+        expect::eq("CS on the stack", regs.rcx, selector::USER_CODE64.into());
+    }
 }
 
 fn general_protection() {
@@ -153,7 +181,7 @@ fn page_fault_user() {
 }
 
 fn page_fault_fetch() {
-    let (guest, _memory) = with_hole(code64!("jmp rbx"), 1 << 63 | HOLE | 3);
+    let (guest, _memory) = with_hole(code64!("jmp rbx"), (1 << 63) | HOLE | 3);
     let mut sregs = guest.vcpu.sregs();
     sregs.efer |= bits::EFER_NX;
     guest.vcpu.set_sregs(&sregs);
@@ -166,7 +194,7 @@ fn page_fault_reserved() {
     // Without EFER.NX bit 63 of an entry is reserved.
     page_fault(
         code64!("mov rax, [rbx]"),
-        1 << 63 | HOLE | 3,
+        (1 << 63) | HOLE | 3,
         9,
         layout::CODE,
     );
@@ -272,7 +300,7 @@ fn single_step_of_its_own() {
     );
     let debug = guest.vcpu.get(GET_DEBUGREGS);
     let dr6 = expect::ok("KVM_GET_DEBUGREGS", debug).dr6;
-    expect::eq("DR6.BS", dr6 >> 14 & 1, 1);
+    expect::eq("DR6.BS", (dr6 >> 14) & 1, 1);
 }
 
 /// The guest sets DR0 and DR7 itself and is stopped by its own CPU.

@@ -198,7 +198,8 @@ fn triple_fault_then_reset() {
 
 /// States that KVM_SET_SREGS takes and the CPU does not (SDM vol. 3, 28.3.1).
 fn fail_entry() {
-    let wrong: [(&str, fn(&mut kvm_sregs)); 4] = [
+    type Spoil = fn(&mut kvm_sregs);
+    let wrong: [(&str, Spoil); 4] = [
         ("CS.S = 0", |s| s.cs.s = 0),
         ("CS.DPL is not SS.DPL", |s| s.cs.dpl = 3),
         ("TR not busy", |s| s.tr.type_ = 1),
@@ -307,7 +308,7 @@ fn cpuid_osxsave_follows_cr4() {
     guest.run_to_halt();
     expect::eq(
         "OSXSAVE after setting CR4.OSXSAVE",
-        guest.vcpu.regs().rcx >> 27 & 1,
+        (guest.vcpu.regs().rcx >> 27) & 1,
         1,
     );
     guest.load(
@@ -328,7 +329,7 @@ fn cpuid_osxsave_follows_cr4() {
     guest.run_to_halt();
     expect::eq(
         "OSXSAVE after clearing it",
-        guest.vcpu.regs().rcx >> 27 & 1,
+        (guest.vcpu.regs().rcx >> 27) & 1,
         0,
     );
 }

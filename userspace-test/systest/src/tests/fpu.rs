@@ -122,7 +122,7 @@ fn fpu_from_guest() {
         &[0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f],
     );
     expect::eq("FTW", fpu.ftwx, 0x80);
-    expect::eq("FSW.TOP", fpu.fsw >> 11 & 7, 7);
+    expect::eq("FSW.TOP", (fpu.fsw >> 11) & 7, 7);
 }
 
 /// The square root of 2 by the x87, kept across an exit to the VMM.
@@ -243,7 +243,7 @@ fn xcrs(value: u64) -> kvm_xcrs {
 #[track_caller]
 fn supported_xcr0() -> u64 {
     match Kvm::open().supported_cpuid().find(0xd, 0) {
-        Some(leaf) => u64::from(leaf.edx) << 32 | u64::from(leaf.eax),
+        Some(leaf) => (u64::from(leaf.edx) << 32) | u64::from(leaf.eax),
         None => skip("this CPU has no XSAVE"),
     }
 }
@@ -274,7 +274,7 @@ fn xcrs_round_trip() {
 fn xcrs_bad_values() {
     let guest = Guest::long(&[]);
     let supported = supported_xcr0();
-    for value in [0, 2, 5, 1 << 62 | 1, !0, supported | 1 << 8 | 1 << 16] {
+    for value in [0, 2, 5, (1 << 62) | 1, !0, supported | (1 << 8) | (1 << 16)] {
         let what = format!("XCR0 {value:#x}");
         expect::errno(&what, guest.vcpu.set(SET_XCRS, &xcrs(value)), EINVAL);
     }
@@ -331,7 +331,7 @@ fn xsetbv_in_guest() {
 }
 
 fn xsetbv_bad_in_guest() {
-    for (rcx, rax) in [(0, 0), (0, 2), (0, 5), (1, 3), (0, 1 << 31 | 1)] {
+    for (rcx, rax) in [(0, 0), (0, 2), (0, 5), (1, 3), (0, (1 << 31) | 1)] {
         let guest = with_osxsave(code64!("xsetbv"));
         guest.vcpu.set_regs(&kvm_regs {
             rcx,
@@ -530,5 +530,5 @@ fn not_present_fault() {
         ..guest.vcpu.regs()
     });
     guest.run_to_halt();
-    expect::eq("CR0.TS", guest.vcpu.regs().rbx >> 3 & 1, 0);
+    expect::eq("CR0.TS", (guest.vcpu.regs().rbx >> 3) & 1, 0);
 }

@@ -286,7 +286,7 @@ fn delivery_through_fresh_memory() {
             .memory
             .read(layout::IDT as usize + VECTOR as usize * 16);
         let target = layout::EXTRA + 4 * PAGE as u64;
-        let gate = low & 0x0000_ffff_ffff_0000 | target & 0xffff | (target & 0xffff_0000) << 32;
+        let gate = low & 0x0000_ffff_ffff_0000 | target & 0xffff | ((target & 0xffff_0000) << 32);
         fresh.write(at, gate);
         fresh.write(at + 8, target >> 32);
         let mut sregs = guest.vcpu.sregs();

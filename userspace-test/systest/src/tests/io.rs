@@ -420,7 +420,7 @@ fn data_offset() {
 
 fn ring3_needs_iopl() {
     let enter = code64!("push rax", "push rbx", "push rcx", "push rdx", "push rsi", "iretq");
-    for (rflags, allowed) in [(2, false), (2 | 3 << 12, true)] {
+    for (rflags, allowed) in [(2, false), (2 | (3 << 12), true)] {
         let guest = Guest::long(enter);
         guest.load(layout::CODE2, code64!("out 0x10, al", "hlt"));
         guest.vcpu.set_regs(&kvm_regs {

@@ -101,8 +101,8 @@ fn numbered(regs: &kvm_regs) -> [u64; 16] {
 /// Code of `MOV` with REX.W between register `number` and the place that a 32-bit displacement
 /// names; opcode 0x8b loads, 0x89 stores.
 fn mov_absolute(opcode: u8, number: u8) -> Vec<u8> {
-    let rex = 0x48 | (number >> 3) << 2;
-    let mut code = vec![rex, opcode, (number & 7) << 3 | 4, 0x25];
+    let rex = 0x48 | ((number >> 3) << 2);
+    let mut code = vec![rex, opcode, ((number & 7) << 3) | 4, 0x25];
     code.extend((MMIO as u32).to_le_bytes());
     code.push(0xf4);
     code

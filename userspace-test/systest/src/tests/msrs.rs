@@ -168,7 +168,7 @@ fn guest_rdmsr(guest: &Guest, index: u32) -> u64 {
         regs.rip,
         layout::CODE + 3,
     );
-    regs.rdx << 32 | regs.rax
+    (regs.rdx << 32) | regs.rax
 }
 
 /// Points the guest at WRMSR.
@@ -313,7 +313,7 @@ fn syscall() {
         layout::CODE2,
         code64!("cmp rbx, 3", "je 2f", "mov rdx, cs", "sysretq", "2: hlt"),
     );
-    let star = u64::from(selector::CODE64) << 32 | (u64::from(selector::USER_DATA) - 8) << 48;
+    let star = (u64::from(selector::CODE64) << 32) | ((u64::from(selector::USER_DATA) - 8) << 48);
     expect::that("STAR", guest.vcpu.set_msr(STAR, star));
     expect::that("LSTAR", guest.vcpu.set_msr(LSTAR, layout::CODE2));
     guest.run_to_halt();
@@ -394,7 +394,7 @@ fn guest_rdtsc(guest: &Guest) -> u64 {
     });
     guest.run_to_halt();
     let regs = guest.vcpu.regs();
-    regs.rdx << 32 | regs.rax
+    (regs.rdx << 32) | regs.rax
 }
 
 fn tsc_runs() {

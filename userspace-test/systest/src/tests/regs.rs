@@ -386,7 +386,7 @@ fn sregs2_pdptrs() {
     let mut sregs2 = expect::ok("KVM_GET_SREGS2", guest.vcpu.get(GET_SREGS2));
     let valid = u64::from(KVM_SREGS2_FLAGS_PDPTRS_VALID);
     expect::eq("flags", sregs2.flags, valid);
-    let want = std::array::from_fn(|i| layout::PD + (i * PAGE) as u64 | 1);
+    let want = std::array::from_fn(|i| (layout::PD + (i * PAGE) as u64) | 1);
     expect::eq("PDPTEs", sregs2.pdptrs, want);
     for i in 0..4 {
         guest.poke(layout::PDPT + 8 * i, 0);
@@ -410,7 +410,7 @@ fn sregs2_errors() {
         expect::errno(&format!("flags {flags:#x} in 64-bit mode"), got, EINVAL);
     }
     let sregs2 = kvm_sregs2 {
-        cr4: good.cr4 | 1 << 31,
+        cr4: good.cr4 | (1 << 31),
         ..good
     };
     expect::errno("bad CR4", guest.vcpu.set(SET_SREGS2, &sregs2), EINVAL);
@@ -544,14 +544,14 @@ fn debugregs_errors() {
         (
             "DR6 bit 32",
             kvm_debugregs {
-                dr6: good.dr6 | 1 << 32,
+                dr6: good.dr6 | (1 << 32),
                 ..good
             },
         ),
         (
             "DR7 bit 63",
             kvm_debugregs {
-                dr7: good.dr7 | 1 << 63,
+                dr7: good.dr7 | (1 << 63),
                 ..good
             },
         ),

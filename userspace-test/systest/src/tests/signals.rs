@@ -50,7 +50,7 @@ fn spinning_guest() {
 
 /// A signal that is blocked does not end KVM_RUN.
 fn blocked_signal() {
-    let guest = Guest::long(code64!("mov ecx, 20000000", "2: loop 2b", "hlt"));
+    let guest = Guest::long(code64!("mov ecx, 5000000", "2: loop 2b", "hlt"));
     alarm();
     sys::block(SIGALRM, true);
     guest.run_to_halt();
@@ -156,7 +156,7 @@ fn many_signals() {
 
 /// The mask holds during KVM_RUN alone: what it blocks comes when KVM_RUN is left.
 fn signal_mask() {
-    let guest = Guest::long(code64!("mov ecx, 20000000", "2: loop 2b", "hlt"));
+    let guest = Guest::long(code64!("mov ecx, 5000000", "2: loop 2b", "hlt"));
     let mut mask = SignalMask {
         len: 8,
         sigset: [0; 8],

@@ -285,7 +285,7 @@ fn bad_slot() {
     let count = Kvm::open().extension(KVM_CAP_NR_MEMSLOTS) as u32;
     refused("slot KVM_CAP_NR_MEMSLOTS", EINVAL, |s| s.slot = count);
     refused("slot 0xffff", EINVAL, |s| s.slot = 0xffff);
-    refused("address space 2", EINVAL, |s| s.slot = 2 << 16 | 1);
+    refused("address space 2", EINVAL, |s| s.slot = (2 << 16) | 1);
     refused("slot -1", EINVAL, |s| s.slot = u32::MAX);
 }
 

@@ -43,7 +43,7 @@ fn create_vm_bad_type() {
     let kvm = Kvm::open();
     let types = kvm.extension(KVM_CAP_VM_TYPES) as u32;
     for kind in [2, 31, 32, 33, 1 << 20, u64::MAX] {
-        if kind > 31 || types >> kind & 1 == 0 {
+        if kind > 31 || (types >> kind) & 1 == 0 {
             expect::errno(
                 &format!("type {kind:#x}"),
                 kvm.call(CREATE_VM, kind),
@@ -184,7 +184,8 @@ fn supported_cpuid() {
         host.contains(&*vendor),
     );
     let leaf = cpuid.find(1, 0).expect("leaf 1");
-    let needed = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 15 | 1 << 24 | 1 << 25 | 1 << 26;
+    let needed =
+        (1 << 0) | (1 << 3) | (1 << 5) | (1 << 6) | (1 << 15) | (1 << 24) | (1 << 25) | (1 << 26);
     expect::eq(
         "FPU PSE MSR PAE CMOV FXSR SSE SSE2",
         leaf.edx & needed,
@@ -193,7 +194,7 @@ fn supported_cpuid() {
     let leaf = *cpuid.find(0x8000_0001, 0).expect("leaf 0x80000001");
     expect::that(
         "long mode and NX",
-        leaf.edx >> 29 & 1 == 1 && leaf.edx >> 20 & 1 == 1,
+        (leaf.edx >> 29) & 1 == 1 && (leaf.edx >> 20) & 1 == 1,
     );
     let leaf = *cpuid.find(0x8000_0008, 0).expect("leaf 0x80000008");
     expect::that(

@@ -114,7 +114,7 @@ fn small_pages() {
     let guest = Guest::long(&[]);
     guest.poke(layout::PD + 8 * 5, layout::PT | bits::PTE);
     guest.poke(layout::PT, 0x7_7000 | 1);
-    guest.poke(layout::PT + 8, 0x7_8000 | 1 << 63 | bits::PTE);
+    guest.poke(layout::PT + 8, 0x7_8000 | (1 << 63) | bits::PTE);
     expect::eq(
         "read-only page",
         translate(&guest, 0x00a0_0fff),
@@ -128,7 +128,7 @@ fn small_pages() {
         translate(&guest, 0x00a0_1000),
         Some(0x7_8000),
     );
-    guest.poke(layout::PT + 8, 0x7_8000 | 1 << 62 | bits::PTE);
+    guest.poke(layout::PT + 8, 0x7_8000 | (1 << 62) | bits::PTE);
     expect::eq(
         "ignored bits",
         translate(&guest, 0x00a0_1000),
