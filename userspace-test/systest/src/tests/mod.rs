@@ -13,6 +13,7 @@ mod interrupts;
 mod io;
 mod lifetime;
 mod mmio;
+mod modes;
 mod module;
 mod msrs;
 mod paging;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Test> {
         system::TESTS,
         exits::TESTS,
         control::TESTS,
+        modes::TESTS,
         exceptions::TESTS,
         io::TESTS,
         mmio::TESTS,
