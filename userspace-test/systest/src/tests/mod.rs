@@ -8,6 +8,7 @@ mod cpuid;
 mod debug;
 mod exceptions;
 mod exits;
+mod features;
 mod fpu;
 mod interrupts;
 mod io;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Test> {
         regs::TESTS,
         translate::TESTS,
         cpuid::TESTS,
+        features::TESTS,
         msrs::TESTS,
         fpu::TESTS,
         signals::TESTS,
