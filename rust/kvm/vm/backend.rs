@@ -17,7 +17,10 @@ use arch::{
         CrAccess,
         DrAccess, //
     },
-    segment::Segment, //
+    segment::{
+        AccessRights,
+        Segment, //
+    },
 };
 use kernel::prelude::*;
 
@@ -237,6 +240,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn segment(cx: &Loaded<'_, Self>, register: SegmentRegister) -> Segment;
     /// Sets one.
     fn set_segment(cx: &mut Loaded<'_, Self>, register: SegmentRegister, segment: &Segment);
+    /// The access rights of CS.
+    fn cs_rights(cx: &Loaded<'_, Self>) -> AccessRights;
     /// The base of a segment register.
     fn segment_base(cx: &Loaded<'_, Self>, register: SegmentRegister) -> u64;
     /// The current privilege level.

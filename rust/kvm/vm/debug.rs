@@ -173,19 +173,16 @@ impl<B: Backend> Loaded<'_, B> {
         B::set_exception_exits(self, bitmap);
     }
 
-    /// Loads DR0 to DR3 if the guest, or its debugger, has breakpoints on. Returns whether it did:
-    /// then the host's are to be put back.
+    /// Loads DR0 to DR3 if the guest, or its debugger, has breakpoints on.
     #[inline]
-    pub(crate) fn load_debug_regs(&self, irqs_off: &IrqsOff<'_>) -> bool {
+    pub(crate) fn load_debug_regs(&self, irqs_off: &IrqsOff<'_>) {
         if (self.state.dr.dr7 | self.state.dr.debugger.1) & Dr7::ENABLED == 0 {
-            return false;
+            return;
         }
         let (db, dr7) = self.state.dr.effective();
-        if dr7 & Dr7::ENABLED == 0 {
-            return false;
+        if dr7 & Dr7::ENABLED != 0 {
+            debug_regs::load(&db, irqs_off);
         }
-        debug_regs::load(&db, irqs_off);
-        true
     }
 
     /// An exception that exits: #DB, #BP or #AC.

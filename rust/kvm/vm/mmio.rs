@@ -107,7 +107,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn emulate_mmio(&mut self, memory: &GuestAccess<'_>, gpa: Gpa, gva: Gva) -> Result<Next> {
-        let cs = B::segment(self, SegmentRegister::Cs).rights;
+        let cs = B::cs_rights(self);
         let code_size = CodeSize::new(self.is_64_bit_mode(), cs.is_default_big());
 
         let mut bytes = [0; mmio::MAX_LENGTH];
@@ -121,16 +121,17 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(self.emulation_failure(&bytes[..len]));
         };
 
+        let state = self.decoder_state(code_size, mov.memory.segment);
         let size = mov.size.bytes();
         let mut data = [0; 8];
         if mov.direction() == Direction::Store {
-            let Some(value) = mov.store_value(&self.all_regs()) else {
+            let Some(value) = mov.store_value(&state.registers) else {
                 return Ok(self.emulation_failure(&bytes[..len]));
             };
             data = value.to_le_bytes();
         }
 
-        let start = mov.linear_address(&self.decoder_state(code_size));
+        let start = mov.linear_address(&state);
         let mut fragments = [
             Fragment {
                 gpa,
@@ -158,19 +159,18 @@ impl<B: Backend> Loaded<'_, B> {
         )
     }
 
-    /// The registers as the decoder wants them.
-    fn decoder_state(&self, code_size: CodeSize) -> mmio::State {
+    /// The registers as the decoder wants them: of segment bases, the one that the operand uses.
+    fn decoder_state(&self, code_size: CodeSize, segment: mmio::Segment) -> mmio::State {
+        let register = match segment {
+            mmio::Segment::Es => SegmentRegister::Es,
+            mmio::Segment::Cs => SegmentRegister::Cs,
+            mmio::Segment::Ss => SegmentRegister::Ss,
+            mmio::Segment::Ds => SegmentRegister::Ds,
+            mmio::Segment::Fs => SegmentRegister::Fs,
+            mmio::Segment::Gs => SegmentRegister::Gs,
+        };
         let mut segment_bases = [0; 6];
-        for (base, register) in segment_bases.iter_mut().zip([
-            SegmentRegister::Es,
-            SegmentRegister::Cs,
-            SegmentRegister::Ss,
-            SegmentRegister::Ds,
-            SegmentRegister::Fs,
-            SegmentRegister::Gs,
-        ]) {
-            *base = B::segment_base(self, register);
-        }
+        segment_bases[segment as usize] = B::segment_base(self, register);
         mmio::State {
             code_size,
             registers: self.all_regs(),

@@ -164,7 +164,7 @@ impl<B: Backend> Loaded<'_, B> {
 
         GuestFpu::refresh_registers(&irqs_off);
         let xcr0 = xcr0::switch_to_guest(self.state.xcr0, B::cr4(self));
-        let debug_loaded = self.load_debug_regs(&irqs_off);
+        self.load_debug_regs(&irqs_off);
         B::begin(self, &irqs_off);
 
         let guest_mode = GuestMode::enter(&irqs_off);
@@ -182,9 +182,7 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let time = guest_mode.exit();
 
-        if debug_loaded {
-            debug_regs::restore_host(&irqs_off);
-        }
+        debug_regs::restore_host(&irqs_off);
         xcr0::switch_to_host(xcr0);
         self.vcpu.runner.exit();
         B::finish(self, &time);

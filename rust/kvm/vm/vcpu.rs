@@ -237,7 +237,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// Whether the guest is in 64-bit mode, not just in IA-32e mode.
     pub(crate) fn is_64_bit_mode(&self) -> bool {
         B::efer(self) & Efer::LMA.bits() != 0
-            && B::segment(self, SegmentRegister::Cs).rights.is_long()
+            && B::cs_rights(self).is_long()
     }
 
     /// The linear address of the next instruction.
@@ -257,7 +257,7 @@ impl<B: Backend> Loaded<'_, B> {
             cr3: B::cr3(self),
             cr4: Cr4::from_bits_retain(B::cr4(self)),
             efer: Efer::from_bits_retain(B::efer(self)),
-            cs_long: B::segment(self, SegmentRegister::Cs).rights.is_long(),
+            cs_long: B::cs_rights(self).is_long(),
         }
     }
 

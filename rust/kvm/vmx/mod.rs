@@ -30,7 +30,10 @@ use arch::{
         CpuBased,
         Secondary, //
     },
-    segment::Segment,
+    segment::{
+        AccessRights,
+        Segment, //
+    },
     vmcs as field, //
 };
 use core::fmt;
@@ -392,6 +395,10 @@ impl Backend for Vmx {
 
     fn set_segment(cx: &mut Loaded<'_, Self>, register: SegmentRegister, segment: &Segment) {
         guest_state::set_segment(&cx.vcpu.resident, register, segment);
+    }
+
+    fn cs_rights(cx: &Loaded<'_, Self>) -> AccessRights {
+        AccessRights(cx.vcpu.resident.read(field::GUEST_CS_AR_BYTES))
     }
 
     fn segment_base(cx: &Loaded<'_, Self>, register: SegmentRegister) -> u64 {
