@@ -41,13 +41,17 @@ fn main() -> ExitCode {
     })
 }
 
-/// Prints an error and, after colons, what caused it.
+/// Prints an error and what caused it, as far as it has not said so itself.
 fn report(error: &dyn Error) {
-    let mut line = format!("minivmm: {error}");
+    let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        line.push_str(&format!(": {cause}"));
+        let cause_text = cause.to_string();
+        if !line.contains(&cause_text) {
+            line.push_str(": ");
+            line.push_str(&cause_text);
+        }
         source = cause.source();
     }
-    eprintln!("{line}");
+    eprintln!("minivmm: {line}");
 }

@@ -12,7 +12,11 @@ use super::address;
 /// Arguments of `minivmm run`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("guest").required(true).args(["kernel", "flat"]))]
-#[command(after_help = "On the terminal: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends Ctrl-A.")]
+#[command(after_help = "\
+On the terminal: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends Ctrl-A.
+
+Exit status: 0 when the guest halts or reboots, or the machine is ended from the keyboard;
+1 when minivmm cannot go on; 3 when the guest dies; 128 + N when signal N ended minivmm.")]
 pub struct RunArgs {
     /// Linux to boot: a bzImage or a vmlinux
     #[arg(long, value_name = "BZIMAGE|VMLINUX")]

@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::{self, flat, linux};
 use crate::cli::RunArgs;
 use crate::terminal::{Console, RawMode, Signals};
-use crate::vcpu::{trace, Dump, Exit, Kick};
+use crate::vcpu::{trace, Dump, Kick};
 use cpu::{Cpu, End};
 use events::{Cause, Events};
 use shared::Shared;
@@ -69,6 +69,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Error> {
     let end = drive(&mut vm, &mut signals, terminal.as_ref(), args.trace);
     drop(terminal);
 
+    if let Err(Error::Cpu(cpu::Error::Run(_))) = end {
+        eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
+    }
     let (end, cause) = end?;
     Ok(report(&end, cause, &vm))
 }
@@ -142,7 +145,9 @@ fn report(end: &End, cause: Cause, vm: &Vm) -> ExitCode {
         End::Halted => eprintln!("minivmm: the guest has halted"),
         End::Reset(reset) => eprintln!("minivmm: the guest has rebooted by {}", reset.describe()),
         End::Died(exit) => {
-            eprint!("{}{}", obituary(exit), Dump::of(&vm.vcpu, &vm.memory));
+            let cause = trace::describe(exit, &[]);
+            eprintln!("minivmm: the guest has died: {cause}");
+            eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
             return ExitCode::from(GUEST_DIED);
         }
         End::Stopped => match cause {
@@ -155,13 +160,6 @@ fn report(end: &End, cause: Cause, vm: &Vm) -> ExitCode {
         },
     }
     ExitCode::SUCCESS
-}
-
-fn obituary(exit: &Exit) -> String {
-    format!(
-        "minivmm: the guest has died: {}\n",
-        trace::describe(exit, &[])
-    )
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -9,5 +9,4 @@ mod kick;
 pub mod trace;
 
 pub use dump::Dump;
-pub use exit::Exit;
 pub use kick::Kick;
