@@ -43,10 +43,11 @@ impl<T: SecondLevel> Mirror for Memory<T> {
             *all = all.start.min(range.start.0)..all.end.max(range.end.0);
         }
         tables.in_progress += 1;
-
         let slots = tables.slots.clone();
+        drop(tables);
+
         for frames in slots.iter().filter_map(|slot| frames_in(slot, &range)) {
-            self.unmap(&mut tables, frames);
+            self.unmap(frames);
         }
     }
 
@@ -67,10 +68,9 @@ impl<T: SecondLevel> Mirror for Memory<T> {
     }
 
     fn release(&self) {
-        let mut tables = self.tables.lock();
-        let slots = tables.slots.clone();
+        let slots = self.tables.lock().slots.clone();
         for slot in slots.iter() {
-            self.unmap(&mut tables, slot.frames());
+            self.unmap(slot.frames());
         }
     }
 }

@@ -12,10 +12,13 @@ mod mirror;
 mod second_level;
 mod slots;
 
-use core::sync::atomic::{
-    fence,
-    AtomicU64,
-    Ordering, //
+use core::{
+    ops::Range,
+    sync::atomic::{
+        fence,
+        AtomicU64,
+        Ordering, //
+    },
 };
 
 use arch::addr::Hpa;
@@ -51,6 +54,9 @@ use crate::host::{
     srcu_cell::SrcuCell, //
 };
 
+/// Frames that are unmapped without letting anybody else have a turn: 1 GiB.
+const UNMAP_AT_ONCE: u64 = 1 << 18;
+
 /// The memory of a VM.
 #[pin_data]
 pub(crate) struct Memory<T: SecondLevel> {
@@ -82,7 +88,7 @@ struct Tables<T> {
     slots: Arc<Slots>,
     /// Invalidations that have begun and not ended, and the addresses they are about.
     in_progress: u32,
-    in_progress_range: core::ops::Range<u64>,
+    in_progress_range: Range<u64>,
     /// CPUs to interrupt; here because allocating one under the lock could fail.
     kick_mask: KVVec<usize>,
 }
@@ -138,22 +144,30 @@ impl<T: SecondLevel> Memory<T> {
         };
         let new_slots = Arc::new(old_slots.apply(&change)?, GFP_KERNEL_ACCOUNT)?;
 
-        let mut tables = self.tables.lock();
-        tables.slots = new_slots.clone();
+        // From here on a fault that found the old slots starts again.
+        self.tables.lock().slots = new_slots.clone();
         if let Some(old) = gone {
-            self.unmap(&mut tables, old.frames());
+            self.unmap(old.frames());
         }
-        drop(tables);
-
         self.current.replace(new_slots);
         Ok(())
     }
 
-    /// Unmaps frames and returns once no CPU can use the old translations.
-    fn unmap(&self, tables: &mut Tables<T>, frames: core::ops::Range<u64>) {
-        if tables.second_level.unmap(frames.clone()) {
-            self.flush(&mut tables.kick_mask);
-            tables.second_level.free_unmapped(frames);
+    /// Unmaps frames and returns once no CPU can use the old translations. Nobody maps them again
+    /// meanwhile.
+    ///
+    /// The lock is given up from time to time: a large slot has many tables.
+    fn unmap(&self, frames: Range<u64>) {
+        let mut start = frames.start;
+        while start < frames.end {
+            let end = ((start | (UNMAP_AT_ONCE - 1)) + 1).min(frames.end);
+            let mut tables = self.tables.lock();
+            if tables.second_level.unmap(start..end) {
+                self.flush(&mut tables.kick_mask);
+                tables.second_level.free_unmapped(start..end);
+            }
+            drop(tables);
+            start = end;
         }
     }
 
