@@ -10,6 +10,7 @@ mod exceptions;
 mod exits;
 mod features;
 mod fpu;
+mod host;
 mod interrupts;
 mod io;
 mod lifetime;
@@ -21,6 +22,7 @@ mod paging;
 mod regs;
 mod signals;
 mod slots;
+mod string_faults;
 mod system;
 mod threads;
 mod translate;
@@ -45,6 +47,7 @@ pub fn all() -> Vec<Test> {
         modes::TESTS,
         exceptions::TESTS,
         io::TESTS,
+        string_faults::TESTS,
         mmio::TESTS,
         slots::TESTS,
         paging::TESTS,
@@ -56,6 +59,7 @@ pub fn all() -> Vec<Test> {
         features::TESTS,
         msrs::TESTS,
         fpu::TESTS,
+        host::TESTS,
         signals::TESTS,
         lifetime::TESTS,
         threads::TESTS,
