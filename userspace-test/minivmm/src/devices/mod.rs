@@ -130,11 +130,11 @@ impl Board {
             | reset::KEYBOARD_COMMAND
             | reset::FAST_A20
             | reset::RESET_CONTROL => reset::read(port),
-            port => {
+            port if pit::PORTS.contains(&port) => {
                 let now = self.now();
-                let timer = self.pit.read(port, now);
-                timer.or_else(|| self.pic.read(port)).unwrap_or(FLOATING)
+                self.pit.read(port, now).unwrap_or(FLOATING)
             }
+            port => self.pic.read(port).unwrap_or(FLOATING),
         }
     }
 

@@ -35,16 +35,18 @@ pub struct State {
 }
 
 impl State {
-    /// Sets the host's timer to the next interrupt of the guest's timer, if that has changed.
+    /// Sets the host's timer to the next interrupt of the guest's timer, if that has changed. A
+    /// timer that is no longer wanted may expire for nothing: the guest stops it each time it
+    /// reprograms it, which is not worth a system call.
     ///
     /// # Errors
     ///
     /// What the system says.
     pub fn arm_timer(&mut self) -> io::Result<()> {
-        if self.board.next_tick().map(|(tick, _)| tick) == self.armed {
-            return Ok(());
+        match self.board.next_tick() {
+            Some((tick, _)) if self.armed != Some(tick) => self.set_timer(),
+            _ => Ok(()),
         }
-        self.set_timer()
     }
 
     /// The host's timer has expired: lets the guest's timer interrupt and sets the host's anew,

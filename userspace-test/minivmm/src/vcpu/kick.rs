@@ -11,7 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
+use vmm_sys_util::signal::{register_signal_handler, unblock_signal, SIGRTMIN};
 
 /// Kicks one vCPU.
 ///
@@ -42,6 +42,8 @@ impl Kick {
     pub unsafe fn new(vcpu: &mut VcpuFd) -> io::Result<Self> {
         extern "C" fn interrupt(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), interrupt)?;
+        // Whoever started minivmm may have had it blocked, and threads inherit that.
+        unblock_signal(SIGRTMIN()).map_err(|error| io::Error::other(error.to_string()))?;
         // INVARIANT: the caller keeps the vCPU open.
         Ok(Self {
             immediate_exit: &raw mut vcpu.get_kvm_run().immediate_exit,
