@@ -86,6 +86,19 @@ impl Mapping {
         mapping
     }
 
+    /// Zeroed private memory of the kernel's reserve of 2 MiB pages, where there is enough.
+    pub fn reserved_large(len: usize) -> Option<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
+        (start != libc::MAP_FAILED).then(|| Self {
+            start: start.cast(),
+            len,
+            guard: 0,
+        })
+    }
+
     /// A shared mapping of `len` bytes of `fd`.
     pub fn of_file(fd: i32, len: usize, offset: usize) -> Result<Self, Errno> {
         // SAFETY: a new mapping at an address of the kernel's choice.

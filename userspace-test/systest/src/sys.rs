@@ -560,3 +560,9 @@ pub fn kernel_log() -> String {
     text.truncate(must("syslog", len.into()) as usize);
     String::from_utf8_lossy(&text).into_owned()
 }
+
+/// Writes a file's dirty pages back.
+pub fn sync_file(file: &OwnedFd) {
+    // SAFETY: fsync has no memory arguments.
+    must("fsync", unsafe { libc::fsync(file.as_raw_fd()) }.into());
+}

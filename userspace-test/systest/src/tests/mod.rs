@@ -18,6 +18,7 @@ mod mmio;
 mod modes;
 mod module;
 mod msrs;
+mod page_kinds;
 mod paging;
 mod regs;
 mod signals;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Test> {
         mmio::TESTS,
         slots::TESTS,
         paging::TESTS,
+        page_kinds::TESTS,
         interrupts::TESTS,
         debug::TESTS,
         regs::TESTS,
