@@ -138,23 +138,6 @@ impl IoQualification {
     }
 }
 
-/// What INS and OUTS say of themselves in the VM-exit instruction-information field
-/// (SDM vol. 3, table 28-9).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StringIoInfo(pub u32);
-
-impl StringIoInfo {
-    /// log2 of the address size in 16-bit words: 0 is 16 bits, 1 is 32, 2 is 64.
-    pub const fn address_size(self) -> u8 {
-        (self.0 >> 7) as u8 & 7
-    }
-
-    /// The segment of OUTS: ES, CS, SS, DS, FS, GS from 0.
-    pub const fn segment(self) -> u8 {
-        (self.0 >> 15) as u8 & 7
-    }
-}
-
 /// What a control-register exit is about (SDM vol. 3, table 28-3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CrAccess {

@@ -17,6 +17,7 @@ use arch::{
         CrAccess,
         DrAccess, //
     },
+    mmio,
     segment::{
         AccessRights,
         Segment, //
@@ -61,24 +62,37 @@ pub(crate) struct TableRegister {
     pub(crate) limit: u32,
 }
 
-/// Where a string I/O instruction finds its memory operands.
+impl From<mmio::Segment> for SegmentRegister {
+    fn from(segment: mmio::Segment) -> Self {
+        match segment {
+            mmio::Segment::Es => Self::Es,
+            mmio::Segment::Cs => Self::Cs,
+            mmio::Segment::Ss => Self::Ss,
+            mmio::Segment::Ds => Self::Ds,
+            mmio::Segment::Fs => Self::Fs,
+            mmio::Segment::Gs => Self::Gs,
+        }
+    }
+}
+
+/// Where a string I/O instruction finds its memory operand.
 #[derive(Clone, Copy)]
-pub(crate) struct StringIo {
-    /// Bits of an address: 16, 32 or 64.
-    pub(crate) address_bits: u8,
+pub(crate) struct StringOperand {
+    /// How much of the index and count registers is used.
+    pub(crate) address_size: mmio::Size,
     /// The segment of OUTS; INS uses ES.
-    pub(crate) segment: SegmentRegister,
+    pub(crate) segment: mmio::Segment,
 }
 
 /// An I/O instruction.
 #[derive(Clone, Copy)]
 pub(crate) struct IoExit {
     pub(crate) port: u16,
-    /// Bytes an access moves: 1, 2 or 4.
-    pub(crate) size: u8,
+    /// What an access moves: a byte, a word or a doubleword.
+    pub(crate) size: mmio::Size,
     pub(crate) is_in: bool,
     pub(crate) is_rep: bool,
-    pub(crate) string: Option<StringIo>,
+    pub(crate) string: Option<StringOperand>,
 }
 
 /// Why a guest came back, in terms that are not a vendor's.

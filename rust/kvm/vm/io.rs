@@ -7,11 +7,23 @@ use arch::{
         Gva,
         PAGE_SIZE, //
     },
-    control_regs::Efer,
+    control_regs::Cr0,
     exception::Exception,
+    ioport::{
+        Registers,
+        StringIo, //
+    },
+    mmio::{
+        Segment,
+        Size, //
+    },
     paging::{
         AccessKind,
         WalkError, //
+    },
+    segment::{
+        TYPE_READABLE,
+        TYPE_WRITABLE, //
     },
 };
 use kernel::prelude::*;
@@ -21,7 +33,7 @@ use super::{
         Backend,
         IoExit,
         SegmentRegister,
-        StringIo, //
+        StringOperand, //
     },
     mmio::PendingMmio,
     run::{
@@ -36,10 +48,7 @@ use super::{
         RSI, //
     },
 };
-use crate::host::shared::{
-    self,
-    UserExit, //
-};
+use crate::host::shared::UserExit;
 
 const RFLAGS_DF: u64 = 1 << 10;
 /// Where the data page lies in the mapping of a vCPU (`KVM_PIO_PAGE_OFFSET`), in bytes.
@@ -53,9 +62,13 @@ pub(crate) enum Pending {
     /// OUT: go on after it, unless the VMM moved RIP.
     Out { rip: u64 },
     /// IN: take the data and go on.
-    In { size: u8 },
+    In { size: Size },
     /// INS: take the data of `count` items and go on or repeat.
-    StringIn { io: IoExit, count: u32 },
+    StringIn {
+        io: IoExit,
+        string: StringIo,
+        count: u64,
+    },
     /// A memory-mapped access.
     Mmio(PendingMmio),
 }
@@ -80,173 +93,187 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Pending::In { size } => {
                 let mut data = [0; 4];
-                self.vcpu.pio.read(0, &mut data[..size as usize]);
+                self.vcpu.pio.read(0, &mut data[..size.bytes()]);
                 let value = u64::from(u32::from_le_bytes(data));
                 let old = self.state.regs[RAX];
                 self.state.regs[RAX] = match size {
-                    1 => old & !0xff | value,
-                    2 => old & !0xffff | value,
-                    _ => value,
+                    Size::Byte | Size::Word => old & !size.mask() | value,
+                    Size::Dword | Size::Qword => value,
                 };
                 B::skip_instruction(self);
                 Ok(Next::Guest)
             }
-            Pending::StringIn { io, count } => self.complete_string_in(&io, count),
+            Pending::StringIn { io, string, count } => self.complete_string_in(&io, &string, count),
             Pending::Mmio(pending) => self.complete_mmio(pending),
         }
     }
 
     /// An I/O instruction that exited.
     pub(crate) fn handle_io(&mut self, io: &IoExit) -> Result<Next> {
-        if let Some(string) = io.string {
+        if let Some(operand) = &io.string {
+            let string = self.string_io(io, operand);
             return self.begin_string(io, &string);
         }
         if io.is_in {
             self.state.pending = Pending::In { size: io.size };
         } else {
             let data = (self.state.regs[RAX] as u32).to_le_bytes();
-            self.vcpu.pio.write(0, &data[..io.size as usize]);
+            self.vcpu.pio.write(0, &data[..io.size.bytes()]);
             self.state.pending = Pending::Out { rip: B::rip(self) };
         }
         Ok(self.leave_for_io(io, 1))
     }
 
-    fn leave_for_io(&self, io: &IoExit, count: u32) -> Next {
+    fn leave_for_io(&self, io: &IoExit, count: u64) -> Next {
         self.leave(&UserExit::Io {
             is_in: io.is_in,
-            size: io.size,
+            size: io.size.bytes() as u8,
             port: io.port,
-            count,
+            count: count as u32,
             data_offset: PIO_DATA_OFFSET,
         })
     }
 
-    /// INS or OUTS, as many items at once as lie in one page of guest memory.
-    fn begin_string(&mut self, io: &IoExit, string: &StringIo) -> Result<Next> {
-        let mask = address_mask(string);
-        let left = if io.is_rep {
-            self.state.regs[RCX] & mask
+    /// An INS or OUTS as the registers are now.
+    fn string_io(&self, io: &IoExit, operand: &StringOperand) -> StringIo {
+        let segment = if io.is_in {
+            Segment::Es
         } else {
-            1
+            operand.segment
         };
-        if left == 0 {
+        let long = self.is_64_bit_mode();
+        let has_base = !long || matches!(segment, Segment::Fs | Segment::Gs);
+        StringIo {
+            size: io.size,
+            address_size: operand.address_size,
+            segment_base: if has_base {
+                B::segment_base(self, segment.into())
+            } else {
+                0
+            },
+            long,
+            down: B::rflags(self) & RFLAGS_DF != 0,
+            rep: io.is_rep,
+        }
+    }
+
+    fn string_registers(&self, io: &IoExit) -> Registers {
+        Registers {
+            index: self.state.regs[if io.is_in { RDI } else { RSI }],
+            count: self.state.regs[RCX],
+        }
+    }
+
+    /// Moves the registers on by one element.
+    fn advance(&mut self, io: &IoExit, string: &StringIo) {
+        let moved = string.advance(&self.string_registers(io), 1);
+        self.state.regs[if io.is_in { RDI } else { RSI }] = moved.index;
+        self.state.regs[RCX] = moved.count;
+    }
+
+    /// Goes on after the instruction once all its elements are done.
+    fn finish_string(&mut self, io: &IoExit, string: &StringIo) {
+        if !io.is_rep || string.remaining(&self.string_registers(io)) == 0 {
+            B::skip_instruction(self);
+        }
+    }
+
+    /// INS or OUTS, as many elements at once as lie in one page of guest memory.
+    fn begin_string(&mut self, io: &IoExit, string: &StringIo) -> Result<Next> {
+        let size = io.size.bytes();
+        let room = PAGE_SIZE / size as u64;
+        let Some(chunk) = string.chunk(&self.string_registers(io), room) else {
             B::skip_instruction(self);
             return Ok(Next::Guest);
-        }
+        };
 
-        let count = self.items_in_page(io, string, left);
         if io.is_in {
             // The operand must be there before the device gives anything away.
-            let gva = self.operand(io, string);
-            if let Err(fault) = self.translate(gva, io.size, AccessKind::Write) {
+            if let Err(fault) = self.translate(chunk.first, io.size, AccessKind::Write) {
                 return self.deliver(fault);
             }
-            self.state.pending = Pending::StringIn { io: *io, count };
-            return Ok(self.leave_for_io(io, count));
+            self.state.pending = Pending::StringIn {
+                io: *io,
+                string: *string,
+                count: chunk.count,
+            };
+            return Ok(self.leave_for_io(io, chunk.count));
         }
 
-        let size = usize::from(io.size);
-        for i in 0..count as usize {
-            let gva = self.operand(io, string);
-            let mut item = [0; 4];
-            if let Err(fault) = self.copy_operand(gva, Copy::FromGuest(&mut item[..size])) {
+        for i in 0..chunk.count {
+            let gva = string.address(&self.string_registers(io));
+            let mut element = [0; 4];
+            let read = self
+                .check_segment(io, string)
+                .and_then(|()| self.copy_operand(gva, Copy::FromGuest(&mut element[..size])));
+            if let Err(fault) = read {
                 if i == 0 {
                     return self.deliver(fault);
                 }
                 // What was read goes out; the rest faults when its turn comes.
-                return Ok(self.leave_for_io(io, i as u32));
+                return Ok(self.leave_for_io(io, i));
             }
-            self.vcpu.pio.write(i * size, &item[..size]);
+            self.vcpu.pio.write(i as usize * size, &element[..size]);
             self.advance(io, string);
         }
-        if !io.is_rep || self.state.regs[RCX] & mask == 0 {
-            B::skip_instruction(self);
-        }
-        Ok(self.leave_for_io(io, count))
+        self.finish_string(io, string);
+        Ok(self.leave_for_io(io, chunk.count))
     }
 
-    fn complete_string_in(&mut self, io: &IoExit, count: u32) -> Result<Next> {
-        let Some(string) = io.string else {
-            return Ok(Next::Guest);
-        };
-        let size = usize::from(io.size);
+    fn complete_string_in(&mut self, io: &IoExit, string: &StringIo, count: u64) -> Result<Next> {
+        let size = io.size.bytes();
         for i in 0..count as usize {
-            let gva = self.operand(io, &string);
-            let mut item = [0; 4];
-            self.vcpu.pio.read(i * size, &mut item[..size]);
-            if let Err(fault) = self.copy_operand(gva, Copy::ToGuest(&item[..size])) {
+            let gva = string.address(&self.string_registers(io));
+            let mut element = [0; 4];
+            self.vcpu.pio.read(i * size, &mut element[..size]);
+            let written = self
+                .check_segment(io, string)
+                .and_then(|()| self.copy_operand(gva, Copy::ToGuest(&element[..size])));
+            if let Err(fault) = written {
                 return self.deliver(fault);
             }
-            self.advance(io, &string);
+            self.advance(io, string);
         }
-        if !io.is_rep || self.state.regs[RCX] & address_mask(&string) == 0 {
-            B::skip_instruction(self);
-        }
+        self.finish_string(io, string);
         Ok(Next::Guest)
     }
 
-    /// How many of `left` items go at once: to the end of the page of memory they lie in, and of
-    /// the page that carries them.
-    fn items_in_page(&self, io: &IoExit, string: &StringIo, left: u64) -> u32 {
-        let size = u64::from(io.size);
-        let offset = self.operand(io, string).page_offset();
-        let backward = B::rflags(self) & RFLAGS_DF != 0;
-        let room = if backward {
-            (offset + size).min(PAGE_SIZE)
-        } else {
-            PAGE_SIZE - offset
-        };
-        let most = (room / size).min(shared::SIZE as u64 / size);
-        most.clamp(1, left) as u32
-    }
-
-    /// The linear address of the current item.
-    fn operand(&self, io: &IoExit, string: &StringIo) -> Gva {
-        let (register, segment) = if io.is_in {
-            (RDI, SegmentRegister::Es)
-        } else {
-            (RSI, string.segment)
-        };
-        let offset = self.state.regs[register] & address_mask(string);
-        let flat = self.is_64_bit_mode();
-        let has_base = !flat || matches!(segment, SegmentRegister::Fs | SegmentRegister::Gs);
-        let base = if has_base {
-            B::segment_base(self, segment)
-        } else {
-            0
-        };
-        let linear = base.wrapping_add(offset);
-        if B::efer(self) & Efer::LMA.bits() != 0 && flat {
-            Gva(linear)
-        } else {
-            Gva(u64::from(linear as u32))
+    /// Whether the operand's segment allows the access (SDM vol. 3, 5.3 and 5.5). An I/O instruction
+    /// exits before the processor checks that.
+    fn check_segment(&self, io: &IoExit, string: &StringIo) -> Result<(), Fault> {
+        if string.long {
+            return Ok(());
         }
-    }
-
-    /// Moves the registers on by one item.
-    fn advance(&mut self, io: &IoExit, string: &StringIo) {
-        let mask = address_mask(string);
-        let register = if io.is_in { RDI } else { RSI };
-        let step = u64::from(io.size);
-        let old = self.state.regs[register];
-        let new = if B::rflags(self) & RFLAGS_DF != 0 {
-            old.wrapping_sub(step)
-        } else {
-            old.wrapping_add(step)
+        let register = match io.string {
+            Some(operand) if !io.is_in => operand.segment.into(),
+            _ => SegmentRegister::Es,
         };
-        self.state.regs[register] = merge(old, new, mask);
-        if io.is_rep {
-            let count = self.state.regs[RCX];
-            self.state.regs[RCX] = merge(count, count.wrapping_sub(1), mask);
+        let segment = B::segment(self, register);
+        let offset = self.string_registers(io).index & string.address_size.mask();
+        let protected = B::cr0(self) & Cr0::PE.bits() != 0;
+        let rights = segment.rights;
+        let allowed = if io.is_in {
+            !rights.is_code() && rights.segment_type() & TYPE_WRITABLE != 0
+        } else {
+            !rights.is_code() || rights.segment_type() & TYPE_READABLE != 0
+        };
+        let usable = !rights.is_unusable() && (allowed || !protected);
+        if usable && segment.contains(offset as u32, io.size.bytes() as u32) {
+            return Ok(());
         }
+        let exception = match register {
+            SegmentRegister::Ss => Exception::StackFault,
+            _ => Exception::GeneralProtection,
+        };
+        Err(Fault::Exception(exception, Some(0), None))
     }
 
     /// Translates both ends of an operand.
-    fn translate(&self, gva: Gva, size: u8, kind: AccessKind) -> Result<(), Fault> {
+    fn translate(&self, gva: Gva, size: Size, kind: AccessKind) -> Result<(), Fault> {
         let access = self.access(kind);
         let paging = self.paging();
         let memory = self.vm.memory.access();
-        for end in [gva, gva.offset(u64::from(size) - 1)] {
+        for end in [gva, gva.offset(size.bytes() as u64 - 1)] {
             let translation = paging
                 .translate(&mut &memory, end, access)
                 .map_err(|e| walk_fault(e, end))?;
@@ -323,22 +350,5 @@ fn walk_fault(error: WalkError, gva: Gva) -> Fault {
         }
         WalkError::NonCanonical => Fault::Exception(Exception::GeneralProtection, Some(0), None),
         WalkError::Unreadable(_) | WalkError::Contended => Fault::Unhandled,
-    }
-}
-
-fn address_mask(string: &StringIo) -> u64 {
-    match string.address_bits {
-        16 => 0xffff,
-        32 => 0xffff_ffff,
-        _ => u64::MAX,
-    }
-}
-
-/// `new` in the bits of `mask`; a 32-bit result clears the upper half, as in hardware.
-fn merge(old: u64, new: u64, mask: u64) -> u64 {
-    if mask == 0xffff {
-        old & !mask | new & mask
-    } else {
-        new & mask
     }
 }

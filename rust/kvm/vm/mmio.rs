@@ -25,10 +25,7 @@ use arch::{
 use kernel::prelude::*;
 
 use super::{
-    backend::{
-        Backend,
-        SegmentRegister, //
-    },
+    backend::Backend,
     io::Pending,
     memory::{
         Faulted,
@@ -161,16 +158,8 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The registers as the decoder wants them: of segment bases, the one that the operand uses.
     fn decoder_state(&self, code_size: CodeSize, segment: mmio::Segment) -> mmio::State {
-        let register = match segment {
-            mmio::Segment::Es => SegmentRegister::Es,
-            mmio::Segment::Cs => SegmentRegister::Cs,
-            mmio::Segment::Ss => SegmentRegister::Ss,
-            mmio::Segment::Ds => SegmentRegister::Ds,
-            mmio::Segment::Fs => SegmentRegister::Fs,
-            mmio::Segment::Gs => SegmentRegister::Gs,
-        };
         let mut segment_bases = [0; 6];
-        segment_bases[segment as usize] = B::segment_base(self, register);
+        segment_bases[segment as usize] = B::segment_base(self, segment.into());
         mmio::State {
             code_size,
             registers: self.all_regs(),

@@ -236,8 +236,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Whether the guest is in 64-bit mode, not just in IA-32e mode.
     pub(crate) fn is_64_bit_mode(&self) -> bool {
-        B::efer(self) & Efer::LMA.bits() != 0
-            && B::cs_rights(self).is_long()
+        B::efer(self) & Efer::LMA.bits() != 0 && B::cs_rights(self).is_long()
     }
 
     /// The linear address of the next instruction.

@@ -24,6 +24,7 @@ use arch::{
 use core::fmt;
 
 use super::{
+    entry_check,
     vmcs::Vmcs,
     Vmx, //
 };
@@ -53,6 +54,11 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>, f: &mut fmt::Formatter<'_>) -> fmt::Re
             )?;
             decode(fields, field.encoding, value as u32, f)?;
             writeln!(f)?;
+        }
+    }
+    if ExitReason(fields.read(vmcs::VM_EXIT_REASON)).is_entry_failure() {
+        if let Some(rule) = entry_check::broken_rule(fields) {
+            writeln!(f, "rule broken by the guest state: {rule:?}")?;
         }
     }
     Ok(())

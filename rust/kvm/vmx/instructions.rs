@@ -38,6 +38,22 @@ macro_rules! unless_rebooting {
     };
 }
 
+/// An entry of the kernel's exception table that goes on here when the instruction at label 2
+/// faults.
+macro_rules! swallow {
+    () => {
+        concat!(
+            "3:\n",
+            ".pushsection __ex_table, \"a\"\n",
+            ".balign 4\n",
+            ".long 2b - .\n",
+            ".long 3b - .\n",
+            ".long 1\n",
+            ".popsection\n",
+        )
+    };
+}
+
 /// Reads a field of the current VMCS by its encoding.
 ///
 /// # Safety
@@ -138,13 +154,7 @@ pub(super) unsafe fn vmxon(region: Hpa) -> Result {
         asm!(
             "2: vmxon ({region})",
             "setna {failed}",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".long 1",
-            ".popsection",
+            swallow!(),
             region = in(reg) &region.0,
             failed = inout(reg_byte) failed,
             options(att_syntax),
@@ -165,17 +175,7 @@ pub(super) unsafe fn vmxoff() {
     // SAFETY: By the contract of this function; outside VMX operation the fault is swallowed by
     // continuing after the instruction.
     unsafe {
-        asm!(
-            "2: vmxoff",
-            "3:",
-            ".pushsection __ex_table, \"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".long 1",
-            ".popsection",
-            options(att_syntax, nostack),
-        );
+        asm!("2: vmxoff", swallow!(), options(att_syntax, nostack),);
     }
 }
 

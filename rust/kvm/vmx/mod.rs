@@ -11,6 +11,7 @@ mod capability;
 mod controls;
 mod dump;
 mod entry;
+mod entry_check;
 mod ept;
 mod exit;
 mod guest_state;

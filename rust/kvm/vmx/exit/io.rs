@@ -3,9 +3,11 @@
 //! I/O instructions (SDM vol. 3, tables 28-5 and 28-9).
 
 use arch::{
-    exit::{
-        IoQualification,
-        StringIoInfo, //
+    exit::IoQualification,
+    ioport::StringInfo,
+    mmio::{
+        Segment,
+        Size, //
     },
     vmcs, //
 };
@@ -14,8 +16,7 @@ use super::super::vmcs::Vmcs;
 use crate::vm::backend::{
     Exit,
     IoExit,
-    SegmentRegister,
-    StringIo, //
+    StringOperand, //
 };
 
 /// Reads an I/O exit.
@@ -23,22 +24,19 @@ use crate::vm::backend::{
 pub(super) fn decode(f: &Vmcs) -> Exit {
     let qualification = IoQualification(f.read(vmcs::EXIT_QUALIFICATION));
     let string = qualification.is_string().then(|| {
-        let info = StringIoInfo(f.read(vmcs::VM_EXIT_INSTRUCTION_INFO));
-        StringIo {
-            address_bits: 16 << info.address_size().min(2),
-            segment: match info.segment() {
-                0 => SegmentRegister::Es,
-                1 => SegmentRegister::Cs,
-                2 => SegmentRegister::Ss,
-                3 => SegmentRegister::Ds,
-                4 => SegmentRegister::Fs,
-                _ => SegmentRegister::Gs,
-            },
+        let info = StringInfo(f.read(vmcs::VM_EXIT_INSTRUCTION_INFO));
+        StringOperand {
+            address_size: info.address_size().unwrap_or(Size::Qword),
+            segment: info.segment().unwrap_or(Segment::Ds),
         }
     });
     Exit::Io(IoExit {
         port: qualification.port(),
-        size: qualification.size(),
+        size: match qualification.size() {
+            1 => Size::Byte,
+            2 => Size::Word,
+            _ => Size::Dword,
+        },
         is_in: qualification.is_in(),
         is_rep: qualification.is_rep(),
         string,
