@@ -27,7 +27,7 @@ impl<B: Backend> fmt::Display for Dump<'_, '_, B> {
 
 /// Prints what is written to it, a line a message: a message of the log is short.
 struct Lines {
-    line: [u8; 160],
+    line: [u8; 256],
     len: usize,
 }
 
@@ -63,7 +63,7 @@ impl<B: Backend> Loaded<'_, B> {
             reason
         );
         let mut lines = Lines {
-            line: [0; 160],
+            line: [0; 256],
             len: 0,
         };
         let _ = fmt::Write::write_fmt(&mut lines, core::format_args!("{}", Dump(self)));

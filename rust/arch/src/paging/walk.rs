@@ -84,12 +84,26 @@ struct Visited {
     entry: u64,
 }
 
-/// A finished walk: the page, and the entries that led there.
+/// The entries that led to a page.
+#[derive(Default)]
+struct Path {
+    visited: [Visited; MAX_LEVELS],
+    depth: usize,
+}
+
+impl Path {
+    fn push(&mut self, gpa: Gpa, entry: u64) {
+        if let Some(visited) = self.visited.get_mut(self.depth) {
+            *visited = Visited { gpa, entry };
+            self.depth += 1;
+        }
+    }
+}
+
+/// A finished walk.
 struct Walk {
     translation: Translation,
     protection_key: u32,
-    visited: [Visited; MAX_LEVELS],
-    depth: usize,
 }
 
 impl Paging {
@@ -100,7 +114,7 @@ impl Paging {
         gva: Gva,
         access: Access,
     ) -> Result<Translation, WalkError> {
-        let walk = self.walk(memory, gva, access)?;
+        let walk = self.walk(memory, gva, access, |_, _| {})?;
         self.check(&walk, access)?;
         Ok(walk.translation)
     }
@@ -114,9 +128,10 @@ impl Paging {
         access: Access,
     ) -> Result<Translation, WalkError> {
         for _ in 0..ATTEMPTS {
-            let walk = self.walk(memory, gva, access)?;
+            let mut path = Path::default();
+            let walk = self.walk(memory, gva, access, |gpa, entry| path.push(gpa, entry))?;
             self.check(&walk, access)?;
-            if self.mark(memory, &walk, access)? {
+            if self.mark(memory, &path, access)? {
                 return Ok(walk.translation);
             }
         }
@@ -145,11 +160,13 @@ impl Paging {
         WalkError::Fault(self.error_code(access) | why)
     }
 
+    #[inline]
     fn walk<M: GuestMemory>(
         &self,
         memory: &mut M,
         gva: Gva,
         access: Access,
+        mut visit: impl FnMut(Gpa, u64),
     ) -> Result<Walk, WalkError> {
         let gva = match self.mode {
             Mode::Level4 | Mode::Level5 if !is_canonical(gva, self.mode.linear_bits()) => {
@@ -174,9 +191,9 @@ impl Paging {
                 executable: true,
             },
             protection_key: 0,
-            visited: [Visited::default(); MAX_LEVELS],
-            depth: 0,
         };
+        let execute_disable = self.execute_disable();
+        let reserved_in_small = self.reserved(0, 1, true);
         for level in (1..=layout.levels).rev() {
             let gpa = layout.entry_address(table, gva, level);
             let entry = read(memory, layout, gpa)?;
@@ -184,18 +201,20 @@ impl Paging {
                 return Err(self.fault(access, PageFaultErrorCode::empty()));
             }
             let leaf = level == 1 || self.is_large(entry, level);
-            if entry & self.reserved(entry, level, leaf) != 0 {
+            let reserved = if entry & LARGE == 0 || level == 1 {
+                reserved_in_small
+            } else {
+                self.reserved(entry, level, leaf)
+            };
+            if entry & reserved != 0 {
                 let why = PageFaultErrorCode::PRESENT | PageFaultErrorCode::RESERVED;
                 return Err(self.fault(access, why));
             }
-            if let Some(visited) = walk.visited.get_mut(walk.depth) {
-                *visited = Visited { gpa, entry };
-                walk.depth += 1;
-            }
+            visit(gpa, entry);
             let translation = &mut walk.translation;
             translation.writable &= entry & WRITABLE != 0;
             translation.user &= entry & USER != 0;
-            if self.execute_disable() {
+            if execute_disable {
                 translation.executable &= entry & EXECUTE_DISABLE == 0;
             }
             if leaf {
@@ -313,11 +332,11 @@ impl Paging {
     fn mark<M: GuestMemory>(
         &self,
         memory: &mut M,
-        walk: &Walk,
+        path: &Path,
         access: Access,
     ) -> Result<bool, WalkError> {
         let layout = Layout::of(self.mode);
-        let visited = walk.visited.get(..walk.depth).unwrap_or_default();
+        let visited = path.visited.get(..path.depth).unwrap_or_default();
         for (index, Visited { gpa, entry }) in visited.iter().enumerate() {
             let mut wanted = entry | ACCESSED;
             if access.kind == AccessKind::Write && index + 1 == visited.len() {

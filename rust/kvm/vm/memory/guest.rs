@@ -2,10 +2,14 @@
 
 //! Reading and writing guest memory from the VMM's thread.
 
-use core::ops::Range;
+use core::{
+    cell::Cell,
+    ops::Range, //
+};
 
 use arch::{
     addr::{
+        Gfn,
         Gpa,
         Hva,
         PAGE_SIZE, //
@@ -17,6 +21,7 @@ use kernel::prelude::*;
 use super::{
     Memory,
     SecondLevel,
+    Slot,
     Slots, //
 };
 use crate::host::{
@@ -28,6 +33,8 @@ use crate::host::{
 /// them waits.
 pub(crate) struct GuestAccess<'a> {
     slots: Reader<'a, Slots>,
+    /// The slot that was found last: page tables and what they map are often in one.
+    last: Cell<Option<Slot>>,
 }
 
 impl<T: SecondLevel> Memory<T> {
@@ -35,6 +42,7 @@ impl<T: SecondLevel> Memory<T> {
     pub(crate) fn access(&self) -> GuestAccess<'_> {
         GuestAccess {
             slots: self.current.read(),
+            last: Cell::new(None),
         }
     }
 }
@@ -53,7 +61,7 @@ impl GuestAccess<'_> {
         while done < len {
             let at = gpa.offset(done as u64);
             let part = (len - done).min((PAGE_SIZE - at.page_offset()) as usize);
-            let slot = self.slots.find(at.gfn()).ok_or(EFAULT)?;
+            let slot = self.find(at.gfn()).ok_or(EFAULT)?;
             if write && slot.is_readonly() {
                 return Err(EFAULT);
             }
@@ -86,9 +94,23 @@ impl GuestAccess<'_> {
         })
     }
 
+    /// The slot of a frame.
+    #[inline]
+    fn find(&self, gfn: Gfn) -> Option<Slot> {
+        match self.last.get() {
+            Some(slot) if slot.contains(gfn) => Some(slot),
+            _ => {
+                let slot = self.slots.find(gfn).copied();
+                self.last.set(slot);
+                slot
+            }
+        }
+    }
+
     /// The VMM's address of `gpa`, where it has one.
+    #[inline]
     fn hva(&self, gpa: Gpa) -> Option<Hva> {
-        let slot = self.slots.find(gpa.gfn())?;
+        let slot = self.find(gpa.gfn())?;
         Some(slot.hva_of(gpa.gfn()).offset(gpa.page_offset()))
     }
 
@@ -99,8 +121,7 @@ impl GuestAccess<'_> {
 
     /// Whether `gpa` is memory that can be read, or written if so asked.
     pub(crate) fn is_memory(&self, gpa: Gpa, write: bool) -> bool {
-        self.slots
-            .find(gpa.gfn())
+        self.find(gpa.gfn())
             .is_some_and(|slot| !(write && slot.is_readonly()))
     }
 }

@@ -43,6 +43,7 @@ pub(crate) use self::{
     slots::{
         Change,
         Region,
+        Slot,
         Slots,
         MAX_SLOTS, //
     },

@@ -42,6 +42,12 @@ impl Slot {
         self.base.0..self.base.0 + self.pages
     }
 
+    /// Whether a frame is in it.
+    #[inline]
+    pub(crate) fn contains(&self, gfn: Gfn) -> bool {
+        gfn.0.wrapping_sub(self.base.0) < self.pages
+    }
+
     /// The VMM's address of a frame of the slot.
     pub(crate) fn hva_of(&self, gfn: Gfn) -> Hva {
         Hva(self.hva.0 + ((gfn.0 - self.base.0) << PAGE_SHIFT))
@@ -114,7 +120,7 @@ impl Slots {
     pub(crate) fn find(&self, gfn: Gfn) -> Option<&Slot> {
         let after = self.sorted.partition_point(|slot| slot.base <= gfn);
         let slot = self.sorted.get(after.checked_sub(1)?)?;
-        (gfn.0 - slot.base.0 < slot.pages).then_some(slot)
+        slot.contains(gfn).then_some(slot)
     }
 
     /// All slots.
