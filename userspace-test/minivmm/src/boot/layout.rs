@@ -8,6 +8,8 @@
 
 use vm_memory::GuestAddress;
 
+/// The BIOS data area's warm-reset flag, 16 bits: how a guest that resets wants to come up again.
+pub const WARM_RESET_FLAG: GuestAddress = GuestAddress(0x472);
 /// The descriptor table of the first instructions.
 pub const GDT: GuestAddress = GuestAddress(0x500);
 /// `struct boot_params` for Linux, the "zero page".
@@ -74,6 +76,7 @@ mod tests {
     #[test]
     fn nothing_of_the_boot_data_overlaps() {
         let mut pieces = [
+            (WARM_RESET_FLAG.0, WARM_RESET_FLAG.0 + 2),
             (GDT.0, GDT.0 + 5 * 8),
             (ZERO_PAGE.0, ZERO_PAGE.0 + 4096),
             (STACK.0 - 0x1000 + 0x10, STACK.0),

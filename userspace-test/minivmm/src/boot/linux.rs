@@ -9,7 +9,7 @@ use std::path::Path;
 use kvm_bindings::kvm_sregs;
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
-use vm_memory::{Address, ByteValued, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::layout::{self, Range};
 use super::{params, state, write, CpuState, Error};
@@ -31,6 +31,8 @@ const VMLINUX_CMDLINE: u32 = 2047;
 /// `boot_flag`.
 const BOOT_FLAG: u16 = 0xaa55;
 const PAGE_SIZE: u64 = 4096;
+/// What the warm-reset flag holds for a warm start.
+const WARM_START: u16 = 0x1234;
 
 /// A kernel in guest memory.
 struct Kernel {
@@ -84,6 +86,13 @@ pub fn load(
     let mut state = state::long_mode(memory, reset, kernel.entry)?;
     state.regs.rsi = layout::ZERO_PAGE.raw_value();
     Ok(state)
+}
+
+/// Whether a Linux that has reset its machine did so after a panic: it was told to ask for a warm
+/// start then, and for a cold one otherwise. Never so where the user's parameters say how to reset.
+pub fn has_panicked(memory: &GuestMemoryMmap, user_cmdline: Option<&str>) -> bool {
+    let flag: u16 = memory.read_obj(layout::WARM_RESET_FLAG).unwrap_or_default();
+    flag == WARM_START && params::marks_panic(user_cmdline)
 }
 
 fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<Kernel, Error> {

@@ -10,9 +10,10 @@ use super::layout::{self, Range};
 use super::Error;
 
 /// Parameters that describe this machine: no ACPI, PCI or local APIC, a TSC to be trusted, a reset
-/// through the keyboard controller, and port 0x80 not there to wait on.
+/// through the keyboard controller, and port 0x80 not there to wait on. After a panic the guest
+/// resets too, and asks for a warm start to tell it from a reboot ([`super::linux::has_panicked`]).
 const MACHINE: &str = "console=ttyS0 acpi=off pci=off noapic nolapic tsc=reliable io_delay=none \
-                       reboot=k panic=-1";
+                       reboot=k,panic_warm panic=-1";
 
 /// `type_of_loader`: one without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -42,6 +43,12 @@ pub fn cmdline(user: Option<&str>, limit: usize) -> Result<Vec<u8>, Error> {
     }
     line.push('\0');
     Ok(line.into_bytes())
+}
+
+/// Whether a guest with these parameters of the user's still tells a panic from a reboot.
+pub fn marks_panic(user: Option<&str>) -> bool {
+    let mut words = user.unwrap_or_default().split_whitespace();
+    !words.any(|word| word.starts_with("reboot="))
 }
 
 /// The zero page for a kernel with the setup header `header`.
@@ -132,6 +139,12 @@ mod tests {
         );
         let bare = cmdline(None, 2048).expect("short");
         assert_eq!(cmdline(Some("  "), 2048).expect("short"), bare);
+    }
+
+    #[test]
+    fn a_reset_of_the_users_own_choice_marks_no_panic() {
+        assert!(marks_panic(None) && marks_panic(Some("quiet panic=5")));
+        assert!(!marks_panic(Some("quiet reboot=w")));
     }
 
     #[test]

@@ -73,7 +73,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Error> {
         eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
     }
     let (end, cause) = end?;
-    Ok(report(&end, cause, &vm))
+    let panicked =
+        args.kernel.is_some() && linux::has_panicked(&vm.memory, args.cmdline.as_deref());
+    Ok(report(&end, cause, panicked, &vm))
 }
 
 fn load(vm: &Vm, args: &RunArgs) -> Result<(), Error> {
@@ -139,10 +141,17 @@ impl Drop for Announce<'_> {
     }
 }
 
-/// Says how it ended, and what exit status that is.
-fn report(end: &End, cause: Cause, vm: &Vm) -> ExitCode {
+/// Says how it ended, and what exit status that is. A guest that `panicked` before it reset the
+/// machine has died.
+fn report(end: &End, cause: Cause, panicked: bool, vm: &Vm) -> ExitCode {
     match end {
         End::Halted => eprintln!("minivmm: the guest has halted"),
+        End::Reset(reset) if panicked => {
+            let how = reset.describe();
+            eprintln!("minivmm: the guest has died: it panicked, and reset itself by {how}");
+            eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
+            return ExitCode::from(GUEST_DIED);
+        }
         End::Reset(reset) => eprintln!("minivmm: the guest has rebooted by {}", reset.describe()),
         End::Died(exit) => {
             let cause = trace::describe(exit, &[]);

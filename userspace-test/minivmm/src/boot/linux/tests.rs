@@ -5,7 +5,6 @@
 use std::fs;
 
 use linux_loader::loader::bootparam::boot_params;
-use vm_memory::Bytes;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
@@ -195,4 +194,15 @@ fn an_empty_ram_disk_is_refused() {
         boot(&bzimage(|_| {}), Some(&[]), 64),
         Err(Error::Empty { .. })
     ));
+}
+
+#[test]
+fn a_panic_is_told_from_a_reboot() {
+    let (memory, _) = boot(&bzimage(|_| {}), None, 64).expect("boots");
+    assert!(!has_panicked(&memory, None));
+    memory
+        .write_obj(WARM_START, layout::WARM_RESET_FLAG)
+        .expect("in memory");
+    assert!(has_panicked(&memory, Some("quiet")));
+    assert!(!has_panicked(&memory, Some("reboot=warm")));
 }
