@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic;
 use std::process;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sys;
@@ -60,6 +60,19 @@ pub enum Outcome {
 
 /// Where the running test writes its report; -1 in the process that runs the suite.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
+
+/// What the random tests start from.
+static SEED: AtomicU64 = AtomicU64::new(0x6d69_6e69_6b76_6d21);
+
+/// What the random tests start from; not 0.
+pub fn seed() -> u64 {
+    SEED.load(Ordering::SeqCst)
+}
+
+/// Lets the random tests start from another number; 0 counts as 1.
+pub fn set_seed(seed: u64) {
+    SEED.store(seed.max(1), Ordering::SeqCst);
+}
 
 /// Sends the first report of this test to the suite; later ones are its consequences and ignored.
 fn report(kind: char, text: &str) {

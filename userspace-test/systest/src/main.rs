@@ -2,7 +2,8 @@
 //! System tests of `/dev/kvm`, whichever module is behind it.
 //!
 //! `systest` runs them all, `systest FILTER...` those whose names contain one of the words,
-//! `systest --list` names them, `--times` adds what each took. Runs as root.
+//! `systest --list` names them, `--times` adds what each took, `--seed=N`
+//! gives the random tests another start. Runs as root.
 
 mod expect;
 mod guest;
@@ -33,10 +34,13 @@ fn main() {
                 exit(0);
             }
             "--times" => show_times = true,
-            _ => {
-                eprintln!("usage: systest [--list] [--times] [FILTER...]");
-                exit(2);
-            }
+            other => match other.strip_prefix("--seed=").map(str::parse) {
+                Some(Ok(seed)) => harness::set_seed(seed),
+                _ => {
+                    eprintln!("usage: systest [--list] [--times] [--seed=N] [FILTER...]");
+                    exit(2);
+                }
+            },
         }
     }
     exit(harness::run_suite(&chosen, show_times));

@@ -10,6 +10,7 @@ mod exceptions;
 mod exits;
 mod features;
 mod fpu;
+mod fuzz;
 mod host;
 mod interrupts;
 mod io;
@@ -65,6 +66,7 @@ pub fn all() -> Vec<Test> {
         signals::TESTS,
         lifetime::TESTS,
         threads::TESTS,
+        fuzz::TESTS,
         module::TESTS,
     ]
     .concat()
