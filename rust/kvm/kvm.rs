@@ -2,8 +2,8 @@
 
 //! minikvm: a /dev/kvm in Rust, on Intel VT-x.
 //!
-//! A call goes down this list and never up: [`abi`] is Linux's KVM API, [`vm`] what a virtual
-//! machine is, [`vmx`] what Intel does, [`host`] what the kernel does for us. `arch`, a crate of
+//! A call goes down this list and never up: `abi` is Linux's KVM API, `vm` what a virtual
+//! machine is, `vmx` what Intel does, `host` what the kernel does for us. `arch`, a crate of
 //! its own, has the rules of the architecture. `Documentation/design.md` tells the rest.
 
 use kernel::{

@@ -3,8 +3,8 @@
 //! Guest memory: the VMM's own memory, seen through slots and mapped on demand.
 //!
 //! Nothing is pinned. The tables that the hardware walks mirror the VMM's page tables; the memory
-//! manager says when those change ([`Mirror`]), and we unmap before it goes on. A fault that
-//! raced with such a change is thrown away and happens again.
+//! manager says when those change (in `mirror`), and we unmap before it goes on. A fault that raced
+//! with such a change is thrown away and happens again.
 
 mod fault;
 mod guest;
