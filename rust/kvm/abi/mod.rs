@@ -3,7 +3,7 @@
 //! The user ABI, which is Linux's KVM API (`Documentation/virt/kvm/api.rst`) and nothing else.
 //!
 //! An ioctl is decoded here, its arguments copied in, `vm` called, results copied out. The
-//! structures come from `<linux/kvm.h>`. [`Documentation/abi.md`] lists what there is.
+//! structures come from `<linux/kvm.h>`. `Documentation/abi.md` lists what there is.
 
 mod capability;
 mod copy;

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Calls a macro-free pairing of `kvm_regs` fields with the encoding of registers.
+/// The fields of `kvm_regs` in the order in which x86 encodes registers.
 fn fields(regs: &mut kvm_regs) -> [&mut u64; 16] {
     [
         &mut regs.rax,
@@ -44,8 +44,6 @@ fn fields(regs: &mut kvm_regs) -> [&mut u64; 16] {
 
 /// KVM_GET_REGS (api.rst, 4.11).
 pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
-    // What an exit to the VMM left undone is done first, as far as it changes registers: a VMM
-    // that saves a vCPU here must find it between two instructions.
     let mut regs = kvm_regs::zeroed();
     for (field, value) in fields(&mut regs).into_iter().zip(cx.all_regs()) {
         *field = value;

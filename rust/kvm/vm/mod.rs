@@ -101,6 +101,8 @@ pub(crate) struct Vm<B: Backend> {
     /// has no use for.
     #[pin]
     pub(crate) legacy: Mutex<Legacy>,
+    /// What vCPUs start with: their counters agree, and read 0 when the VM was made.
+    tsc_offset: u64,
     _preempt: preempt::Enabled,
 }
 
@@ -124,6 +126,7 @@ impl<B: Backend> Vm<B> {
                 _mirror: mirror,
                 vcpus <- new_mutex!(KVec::new()),
                 legacy <- new_mutex!(Legacy { identity_map: 0 }),
+                tsc_offset: cpu::rdtsc().wrapping_neg(),
                 _preempt: preempt::Enabled::new(),
             }? Error),
             GFP_KERNEL_ACCOUNT,

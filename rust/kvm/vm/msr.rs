@@ -88,7 +88,7 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const MTRRCAP: u64 = 0x508;
 const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
 const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
-/// 10 banks, as KVM has before KVM_X86_SETUP_MCE.
+/// No banks: there is no KVM_X86_SETUP_MCE to add any.
 const MCG_CAP: u64 = 0;
 
 /// MSRs that are plain memory here.

@@ -158,7 +158,7 @@ impl<B: Backend> Vcpu<B> {
             cx.state.regs[RDX] = 0x600;
             B::reset(cx, vm.memory.root());
             cx.reset_debug();
-            cx.sync_tsc(0);
+            B::set_tsc_offset(cx, vm.tsc_offset);
             Ok(())
         })?;
         Ok(vcpu)
