@@ -82,7 +82,7 @@ demo: ## Linux, booted by minivmm on our kvm.ko in the stock Debian kernel
 test: ## unit tests, then the system tests on our module and on the kernel's own
 	@scripts/test
 
-bench: all ## what an exit costs on our module and on the kernel's own
+bench: module-lab user ## what an exit costs on our module and on the kernel's own
 	@scripts/bench
 
 fmt: ## formats all Rust code
