@@ -10,10 +10,12 @@ use libc::EFAULT;
 use super::tests;
 use crate::code64;
 use crate::expect;
-use crate::guest::{layout::EXTRA, Guest};
+use crate::guest::layout::{EXTRA, PROBE};
+use crate::guest::Guest;
 use crate::harness::skip;
 use crate::memory::{Mapping, LARGE_PAGE, PAGE};
 use crate::sys;
+use crate::vcpu::Exit;
 use crate::vm::Slot;
 
 tests! {
@@ -210,10 +212,9 @@ fn cold() {
 }
 
 /// Lets the guest store to EXTRA; KVM_RUN's result.
-fn try_store(guest: &Guest) -> Result<crate::vcpu::Exit, sys::Errno> {
-    let place = crate::guest::layout::PROBE;
-    guest.load(place, code64!("mov [rbx], rcx", "hlt"));
-    let (rip, rbx, rcx) = (place, EXTRA, 9);
+fn try_store(guest: &Guest) -> Result<Exit, sys::Errno> {
+    guest.load(PROBE, code64!("mov [rbx], rcx", "hlt"));
+    let (rip, rbx, rcx) = (PROBE, EXTRA, 9);
     guest.vcpu.set_regs(&kvm_regs {
         rip,
         rbx,
@@ -234,7 +235,8 @@ fn read_only_mapping() {
     expect::eq("a load after it", guest.guest_read(EXTRA), Some(0x1234));
 }
 
-/// Pages that no page of the kernel's memory map stands behind, as a device's are: the BIOS.
+/// Pages that no page of the kernel's memory map stands behind, as a device's are: the BIOS. A KVM
+/// that does not take such memory says so when the guest touches it.
 fn device_memory() {
     const BIOS: usize = 0xf_0000;
     let Ok(file) = sys::open("/dev/mem", libc::O_RDWR) else {
@@ -245,7 +247,20 @@ fn device_memory() {
     };
     let want = memory.read::<u64>(0x10);
     let guest = guest_with(&memory);
-    expect::eq("a load", guest.guest_read(EXTRA + 0x10), Some(want));
+    guest.load(PROBE, code64!("mov rax, [rbx]", "hlt"));
+    let (rip, rbx) = (PROBE, EXTRA + 0x10);
+    guest.vcpu.set_regs(&kvm_regs {
+        rip,
+        rbx,
+        ..guest.vcpu.regs()
+    });
+    match guest.vcpu.run() {
+        Ok(exit) => {
+            expect::eq("KVM_RUN", exit, Exit::Hlt);
+            expect::eq("a load", guest.vcpu.regs().rax, want);
+        }
+        refused => expect::errno("KVM_RUN", refused, EFAULT),
+    }
 }
 
 /// A page that a driver gave to the VMM: here the vCPU's own run page.
