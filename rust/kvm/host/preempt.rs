@@ -57,7 +57,9 @@ impl Drop for Enabled {
 ///
 /// # Invariants
 ///
-/// While registered, `resident` points to a live `T`. `inner` is the first field.
+/// - `inner` is the first field.
+/// - A value is made by [`Self::new`] only, so it is pinned.
+/// - While it is registered, and only then, `resident` is not null; it points to a live `T`.
 #[repr(C)]
 #[pin_data]
 pub(crate) struct Notifier<T: Resident> {
@@ -94,23 +96,31 @@ impl<T: Resident> Notifier<T> {
 
     /// Tells `resident` of what befalls the current thread, until the result is dropped.
     ///
-    /// # Safety
+    /// # Errors
     ///
-    /// The notifier is not registered already, and stays pinned while it is.
-    pub(crate) unsafe fn register<'a>(
+    /// EBUSY where the notifier is registered already.
+    pub(crate) fn register<'a>(
         &'a self,
         resident: &'a T,
         _pinned: &Pinned,
-    ) -> Registered<'a, T> {
+    ) -> Result<Registered<'a, T>> {
+        let resident = core::ptr::from_ref(resident).cast_mut();
         self.resident
-            .store(core::ptr::from_ref(resident).cast_mut(), Ordering::Relaxed);
-        // SAFETY: By the contract of this function.
+            .compare_exchange(
+                core::ptr::null_mut(),
+                resident,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            )
+            .map_err(|_| EBUSY)?;
+        // SAFETY: By the type invariants, the notifier is pinned, and it is in no list: `resident`
+        // was null.
         unsafe { bindings::preempt_notifier_register(self.inner.get()) };
-        Registered {
+        Ok(Registered {
             notifier: self,
             _resident: PhantomData,
             _not_send: NotThreadSafe,
-        }
+        })
     }
 
     /// # Safety
@@ -151,5 +161,8 @@ impl<T: Resident> Drop for Registered<'_, T> {
     fn drop(&mut self) {
         // SAFETY: `register` registered it in this thread.
         unsafe { bindings::preempt_notifier_unregister(self.notifier.inner.get()) };
+        self.notifier
+            .resident
+            .store(core::ptr::null_mut(), Ordering::Release);
     }
 }

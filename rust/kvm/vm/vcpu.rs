@@ -186,9 +186,7 @@ impl<B: Backend> Vcpu<B> {
         let mut state = self.state.lock()?;
 
         let pinned = Pinned::new();
-        // SAFETY: Whoever holds the state is the only one to register; a vCPU is pinned in its
-        // `Arc`.
-        let registered = unsafe { self.notifier.register(&self.resident, &pinned) };
+        let registered = self.notifier.register(&self.resident, &pinned)?;
         B::load(&self.resident, &pinned);
         drop(pinned);
 
