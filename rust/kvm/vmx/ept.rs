@@ -107,12 +107,8 @@ fn unmap(table: &Table, base: u64, level: u8, frames: &Range<u64>) -> bool {
             any = true;
         } else {
             // SAFETY: A present entry that is no leaf refers to a table; we hold the tree.
-            any |= unmap(
-                unsafe { self::table(entry) },
-                covered.start,
-                level - 1,
-                frames,
-            );
+            let below = unsafe { self::table(entry) };
+            any |= unmap(below, covered.start, level - 1, frames);
         }
     });
     any
@@ -126,12 +122,8 @@ fn free_detached(table: &Table, base: u64, level: u8, frames: &Range<u64>) {
             free_subtree(entry.address(), level - 1);
         } else if entry.is_present() && !entry.is_leaf(level) {
             // SAFETY: As in `unmap`.
-            free_detached(
-                unsafe { self::table(entry) },
-                covered.start,
-                level - 1,
-                frames,
-            );
+            let below = unsafe { self::table(entry) };
+            free_detached(below, covered.start, level - 1, frames);
         }
     });
 }

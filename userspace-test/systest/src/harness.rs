@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Runs each test in a process of its own and reports what became of it.
 //!
-//! A test is a function that returns when all it expected came true. The functions in [`expect`]
+//! A test is a function that returns when all it expected came true. The functions in `expect`
 //! end it otherwise, with a message that says what was expected and what came. A crash, a kill or a
 //! test that outlives its time limit is that test's failure and nobody else's.
 
