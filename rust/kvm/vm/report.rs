@@ -15,6 +15,7 @@ use super::{
     backend::Backend,
     vcpu::Loaded, //
 };
+use crate::host::cpu;
 
 /// Shows a vCPU's hardware state.
 struct Dump<'a, 'b, B: Backend>(&'a Loaded<'b, B>);
@@ -54,7 +55,8 @@ impl<B: Backend> Loaded<'_, B> {
     /// at will, and all dumps after the first are in debugfs.
     pub(crate) fn report_entry_failure(&self, reason: u64) {
         static REPORTED: AtomicBool = AtomicBool::new(false);
-        if REPORTED.swap(true, Ordering::Relaxed) {
+        // On the way down VMX is off, and that is no news.
+        if cpu::is_rebooting() || REPORTED.swap(true, Ordering::Relaxed) {
             return;
         }
         pr_warn!(

@@ -31,6 +31,7 @@ SYM_FUNC_START(minikvm_vmx_enter)
 	push	%rdi			/* registers, for the way back */
 
 	mov	$0x6c14, %eax		/* HOST_RSP */
+.Lhost_rsp:
 	vmwrite	%rsp, %rax
 
 	/* Loads below leave the flags alone. */
@@ -64,6 +65,7 @@ SYM_FUNC_START(minikvm_vmx_enter)
 	vmlaunch
 	jmp	.Lfail
 
+	_ASM_EXTABLE(.Lhost_rsp, .Lfault)
 	_ASM_EXTABLE(.Lresume, .Lfault)
 	_ASM_EXTABLE(.Llaunch, .Lfault)
 
