@@ -80,8 +80,7 @@ impl<B: Backend> VmFile<B> {
         if self.vm.has_vcpus() {
             return Err(EINVAL);
         }
-        let address: u64 = copy::read(arg)?;
-        self.vm.legacy.lock().identity_map = address;
+        let _unused: u64 = copy::read(arg)?;
         Ok(0)
     }
 }

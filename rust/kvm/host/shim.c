@@ -97,16 +97,6 @@ u32 shim_tsc_khz(void)
 	return tsc_khz;
 }
 
-bool shim_has_feature_xsave(void)
-{
-	return boot_cpu_has(X86_FEATURE_XSAVE);
-}
-
-bool shim_has_feature_pcid(void)
-{
-	return boot_cpu_has(X86_FEATURE_PCID);
-}
-
 u64 shim_host_xcr0(void)
 {
 	return boot_cpu_has(X86_FEATURE_XSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 0;

@@ -30,8 +30,6 @@ void shim_irq_enable(void);
 void shim_preempt_disable(void);
 void shim_preempt_enable(void);
 u32 shim_tsc_khz(void);
-bool shim_has_feature_xsave(void);
-bool shim_has_feature_pcid(void);
 u64 shim_host_xcr0(void);
 
 /* Running code on other CPUs. */

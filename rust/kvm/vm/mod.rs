@@ -97,18 +97,9 @@ pub(crate) struct Vm<B: Backend> {
     _mirror: Pin<KBox<mmu_notifier::Registration<Memory<B::Tables>>>>,
     #[pin]
     vcpus: Mutex<KVec<Arc<Vcpu<B>>>>,
-    /// KVM_SET_TSS_ADDR and KVM_SET_IDENTITY_MAP_ADDR, which hardware with unrestricted guests
-    /// has no use for.
-    #[pin]
-    pub(crate) legacy: Mutex<Legacy>,
     /// What vCPUs start with: their counters agree, and read 0 when the VM was made.
     tsc_offset: u64,
     _preempt: preempt::Enabled,
-}
-
-/// Addresses that old hardware needed for real mode.
-pub(crate) struct Legacy {
-    pub(crate) identity_map: u64,
 }
 
 impl<B: Backend> Vm<B> {
@@ -125,7 +116,6 @@ impl<B: Backend> Vm<B> {
                 machine: machine,
                 _mirror: mirror,
                 vcpus <- new_mutex!(KVec::new()),
-                legacy <- new_mutex!(Legacy { identity_map: 0 }),
                 tsc_offset: cpu::rdtsc().wrapping_neg(),
                 _preempt: preempt::Enabled::new(),
             }? Error),
