@@ -55,6 +55,10 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// What each kind of VM exit costs, in TSC ticks
     Exits(JsonArgs),
+    /// What interrupts and the interrupt controllers in the kernel cost, in TSC ticks
+    Interrupts(JsonArgs),
+    /// What memory of the kernel a VM and a vCPU take, in bytes
+    Memory(JsonArgs),
 }
 
 /// How to print.
