@@ -14,6 +14,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod apic;
 pub mod control_regs;
 pub mod controls;
 pub mod cpuid;
@@ -22,7 +23,9 @@ pub mod ept;
 pub mod exception;
 pub mod exit;
 pub mod guest_state;
+pub mod ioapic;
 pub mod ioport;
+pub mod line;
 pub mod mmio;
 pub mod paging;
 pub mod pic;

@@ -4,7 +4,7 @@
 
 pub mod cpuid;
 pub mod flat;
-pub mod gdt;
+mod gdt;
 pub mod layout;
 pub mod linux;
 mod paging;
