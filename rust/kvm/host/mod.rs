@@ -7,9 +7,13 @@
 
 pub(crate) mod abi_types;
 pub(crate) mod bindings;
+#[allow(dead_code)]
+pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod cpu_list;
 pub(crate) mod debug_regs;
+#[allow(dead_code)]
+pub(crate) mod eventfd;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod guest_mode;
@@ -24,5 +28,9 @@ pub(crate) mod shared;
 pub(crate) mod signal;
 pub(crate) mod srcu_cell;
 pub(crate) mod thread;
+#[allow(dead_code)]
+pub(crate) mod timer;
+#[allow(dead_code)]
+pub(crate) mod work;
 pub(crate) mod world;
 pub(crate) mod xcr0;

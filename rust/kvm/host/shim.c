@@ -12,9 +12,11 @@
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
+#include <linux/wait.h>
 
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
@@ -403,6 +405,34 @@ struct file *shim_anon_inode_getfile(const char *name, const struct file_operati
 				     void *data)
 {
 	return anon_inode_getfile(name, fops, data, O_RDWR);
+}
+
+struct shim_watch_request {
+	poll_table table;
+	struct wait_queue_entry *entry;
+	int ret;
+};
+
+static void shim_add_watch(struct file *file, wait_queue_head_t *queue, poll_table *table)
+{
+	struct shim_watch_request *request =
+		container_of(table, struct shim_watch_request, table);
+
+	request->ret = add_wait_queue_priority_exclusive(queue, request->entry);
+}
+
+/* The queue of an eventfd can be had only by polling its file. */
+int shim_eventfd_watch(struct file *file, struct wait_queue_entry *entry,
+		       int (*wake)(struct wait_queue_entry *entry, unsigned int mode, int flags,
+				   void *key),
+		       bool *pending)
+{
+	struct shim_watch_request request = { .entry = entry };
+
+	init_waitqueue_func_entry(entry, wake);
+	init_poll_funcptr(&request.table, shim_add_watch);
+	*pending = vfs_poll(file, &request.table) & EPOLLIN;
+	return request.ret;
 }
 
 int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu))

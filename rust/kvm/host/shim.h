@@ -15,6 +15,7 @@ struct mutex;
 struct file_operations;
 struct mm_struct;
 struct page;
+struct wait_queue_entry;
 
 /* Processor: control registers, MSRs, interrupt flag. */
 bool shim_virt_rebooting(void);
@@ -115,6 +116,12 @@ void shim_mmdrop(struct mm_struct *mm);
 int shim_mutex_lock_killable(struct mutex *mutex);
 struct file *shim_anon_inode_getfile(const char *name, const struct file_operations *fops,
 				     void *data);
+
+/* Events. */
+int shim_eventfd_watch(struct file *file, struct wait_queue_entry *entry,
+		       int (*wake)(struct wait_queue_entry *entry, unsigned int mode, int flags,
+				   void *key),
+		       bool *pending);
 
 /* Suspend, reboot and CPU hotplug. */
 int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu));

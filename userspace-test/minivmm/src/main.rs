@@ -24,16 +24,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{BenchCommand, Cli, Command};
+use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => machine::run(&args).map_err(Into::into),
         Command::Info(args) => info::run(args.json).map_err(Into::into),
         Command::Demo(args) => demo::run(&args.names, args.output.json),
-        Command::Bench(args) => match args.command {
-            BenchCommand::Exits(args) => bench::run(args.json),
-        },
+        Command::Bench(args) => bench::run(&args.command),
     };
     outcome.unwrap_or_else(|error| {
         report(error.as_ref());

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VMM around a probe: as little as a VMM can do for each exit.
+//! The VMM around a guest that measures: as little as a VMM can do for each exit.
 
 use std::io;
 use std::mem::size_of;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 
 use super::cost::Cost;
-use super::{ROUNDS, WARM_UP};
+use super::{COUNT, WARM_UP};
 use crate::guests::probe::Probe;
-use crate::guests::{ports, Error, Machine};
+use crate::guests::{ports, Error, Guest, Machine, LOAD_ADDRESS};
 
 /// Where the guest stores its samples: 64 bits each, those without the instruction first.
 const SAMPLES: u64 = 0x10_0000;
@@ -20,8 +21,16 @@ const DEVICE: u64 = 0xd000_0000;
 const FRESH: u64 = 0x1000_0000;
 const PAGE: usize = 4096;
 
-/// Measurements of either kind.
-const COUNT: usize = WARM_UP + ROUNDS;
+/// What a guest that measures is given at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// R12: an address for the guest to use.
+    pub address: u64,
+    /// R13: the vCPU's number.
+    pub vcpu: u64,
+    /// RSP.
+    pub stack: u64,
+}
 
 /// Runs `probe` in a new VM.
 ///
@@ -38,17 +47,42 @@ pub fn measure(kvm: &Kvm, probe: &Probe) -> Result<Cost, Error> {
     };
     let mut vcpu = machine.vcpu(0)?;
     machine.start_long_mode(&vcpu, probe.guest)?;
+    pass(
+        &vcpu,
+        Start {
+            address,
+            vcpu: 0,
+            stack: LOAD_ADDRESS,
+        },
+    )?;
+    serve(&mut vcpu, probe.guest, &AtomicBool::new(false))?;
+    cost(&machine)
+}
+
+/// Gives a vCPU that is about to start what its guest wants in registers.
+///
+/// # Errors
+///
+/// As KVM_GET_REGS and KVM_SET_REGS give them.
+pub fn pass(vcpu: &VcpuFd, start: Start) -> Result<(), Error> {
     let mut regs = vcpu
         .get_regs()
         .map_err(|e| Error::Ioctl("KVM_GET_REGS", e))?;
     regs.rdi = SAMPLES;
     regs.rsi = COUNT as u64;
-    regs.r12 = address;
+    regs.r12 = start.address;
+    regs.r13 = start.vcpu;
+    regs.rsp = start.stack;
     vcpu.set_regs(&regs)
-        .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))?;
+        .map_err(|e| Error::Ioctl("KVM_SET_REGS", e))
+}
 
-    serve(&mut vcpu, probe)?;
-
+/// The cost that a guest which is done has measured.
+///
+/// # Errors
+///
+/// [`Error::Memory`] if its samples are gone.
+pub fn cost(machine: &Machine) -> Result<Cost, Error> {
     let mut bytes = vec![0; 2 * COUNT * size_of::<u64>()];
     machine.read(SAMPLES, &mut bytes)?;
     let samples: Vec<u64> = bytes
@@ -63,25 +97,34 @@ pub fn measure(kvm: &Kvm, probe: &Probe) -> Result<Cost, Error> {
     Ok(Cost::of(&full[WARM_UP..], &empty[WARM_UP..]))
 }
 
-/// Answers the probe's exits until it is done.
-fn serve(vcpu: &mut VcpuFd, probe: &Probe) -> Result<(), Error> {
-    loop {
+/// Answers the exits of `guest` until it is done, or until it is interrupted and `over`.
+///
+/// # Errors
+///
+/// As KVM_RUN gives them, and [`Error::Exit`] for an exit that no guest that measures has.
+pub fn serve(vcpu: &mut VcpuFd, guest: &Guest, over: &AtomicBool) -> Result<(), Error> {
+    while !over.load(Ordering::SeqCst) {
         match vcpu.run() {
             Ok(VcpuExit::Hlt) => {}
             Ok(VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data)) => data[0] = 0,
             Ok(VcpuExit::IoOut(ports::DONE, _)) => return Ok(()),
             Ok(other) => {
                 let exit = format!("{other:?}");
-                let rip = vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default();
-                return Err(Error::Exit {
-                    guest: probe.guest.name,
-                    exit,
-                    rip,
-                });
+                return Err(unexpected(vcpu, guest, exit));
             }
             Err(e) if e.errno() == libc::EINTR => {}
             Err(e) => return Err(Error::Ioctl("KVM_RUN", e)),
         }
+    }
+    Ok(())
+}
+
+/// The error for an `exit` that `guest` does not have.
+pub fn unexpected(vcpu: &VcpuFd, guest: &Guest, exit: String) -> Error {
+    Error::Exit {
+        guest: guest.name,
+        exit,
+        rip: vcpu.get_regs().map(|regs| regs.rip).unwrap_or_default(),
     }
 }
 

@@ -4,7 +4,7 @@
 
 pub mod cpuid;
 pub mod flat;
-mod gdt;
+pub mod gdt;
 pub mod layout;
 pub mod linux;
 mod paging;

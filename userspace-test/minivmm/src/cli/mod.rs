@@ -55,6 +55,10 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// What each kind of VM exit costs, in TSC ticks
     Exits(JsonArgs),
+    /// What interrupts and the interrupt controllers in the kernel cost, in TSC ticks
+    Interrupts(JsonArgs),
+    /// What memory of the kernel a VM and a vCPU take, in bytes
+    Memory(JsonArgs),
 }
 
 /// How to print.
@@ -83,15 +87,19 @@ mod tests {
     }
 
     #[test]
-    fn bench_exits_takes_json() {
-        let cli = Cli::try_parse_from(["minivmm", "bench", "exits", "--json"]).expect("valid");
-        let Command::Bench(BenchArgs {
-            command: BenchCommand::Exits(args),
-        }) = cli.command
-        else {
-            panic!("parsed as another command");
-        };
-        assert!(args.json);
+    fn each_bench_takes_json() {
+        for what in ["exits", "interrupts", "memory"] {
+            let cli = Cli::try_parse_from(["minivmm", "bench", what, "--json"]).expect("valid");
+            let Command::Bench(args) = cli.command else {
+                panic!("parsed as another command");
+            };
+            let (name, json) = match args.command {
+                BenchCommand::Exits(args) => ("exits", args.json),
+                BenchCommand::Interrupts(args) => ("interrupts", args.json),
+                BenchCommand::Memory(args) => ("memory", args.json),
+            };
+            assert_eq!((name, json), (what, true));
+        }
     }
 
     #[test]

@@ -12,6 +12,11 @@ use crate::boot::{layout, state, CpuState};
 /// Memory from guest-physical address 0, in bytes.
 const LOW_MEMORY: u64 = 4 << 20;
 
+/// CPUID.1:ECX, x2APIC mode.
+const X2APIC: u32 = 1 << 21;
+/// CPUID.1:ECX, the local APIC's timer has the TSC-deadline mode.
+const TSC_DEADLINE_TIMER: u32 = 1 << 24;
+
 /// A VM with a few megabytes of memory.
 pub struct Machine {
     vm: VmFd,
@@ -49,6 +54,32 @@ impl Machine {
             .map_err(|e| Error::Ioctl("KVM_SET_IDENTITY_MAP_ADDR", e))?;
         machine.add_memory(0, LOW_MEMORY)?;
         Ok(machine)
+    }
+
+    /// As [`Self::new`], with KVM's own interrupt controllers, and vCPUs whose CPUID has x2APIC mode
+    /// and the TSC-deadline timer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], and as KVM_CREATE_IRQCHIP gives them.
+    pub fn with_irqchip(kvm: &Kvm) -> Result<Self, Error> {
+        let mut machine = Self::new(kvm)?;
+        machine
+            .vm
+            .create_irq_chip()
+            .map_err(|e| Error::Ioctl("KVM_CREATE_IRQCHIP", e))?;
+        // KVM_GET_SUPPORTED_CPUID does not know whether there will be local APICs.
+        for entry in machine.cpuid.as_mut_slice() {
+            if entry.function == 1 {
+                entry.ecx |= X2APIC | TSC_DEADLINE_TIMER;
+            }
+        }
+        Ok(machine)
+    }
+
+    /// The VM itself.
+    pub fn vm(&self) -> &VmFd {
+        &self.vm
     }
 
     /// Gives the VM `size` bytes of fresh memory at guest-physical address `gpa`, as a slot of its

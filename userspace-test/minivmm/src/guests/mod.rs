@@ -25,6 +25,7 @@ mod session;
 
 pub mod affinity;
 pub mod hypercall;
+pub mod interrupt_probe;
 pub mod isolation;
 pub mod long_mode;
 pub mod mmio;
@@ -187,6 +188,7 @@ mod tests {
             &threads::THREADS,
         ];
         guests.extend(probe::ALL.iter().map(|probe| probe.guest));
+        guests.extend(interrupt_probe::ALL.iter().map(|probe| probe.guest));
         guests
     }
 

@@ -72,6 +72,7 @@ macro_rules! probe {
         }
     };
 }
+pub(super) use probe;
 
 probe!(CPUID, "cpuid", "", "xorl %eax, %eax", "cpuid", "");
 probe!(HLT, "hlt", "", "", "hlt", "");
