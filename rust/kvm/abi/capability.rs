@@ -46,7 +46,12 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_MULTI_ADDRESS_SPACE
         | bindings::KVM_CAP_INTERNAL_ERROR_DATA
         | bindings::KVM_CAP_SREGS2
-        | bindings::KVM_CAP_MEMORY_FAULT_INFO => 1,
+        | bindings::KVM_CAP_MEMORY_FAULT_INFO
+        | bindings::KVM_CAP_IOEVENTFD
+        | bindings::KVM_CAP_IOEVENTFD_NO_LENGTH
+        | bindings::KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | bindings::KVM_CAP_COALESCED_PIO => 1,
+        bindings::KVM_CAP_COALESCED_MMIO => bindings::KVM_COALESCED_MMIO_PAGE_OFFSET as i32,
         bindings::KVM_CAP_NR_VCPUS => MAX_VCPUS.min(online_cpus()) as i32,
         bindings::KVM_CAP_MAX_VCPUS => MAX_VCPUS as i32,
         bindings::KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID as i32,

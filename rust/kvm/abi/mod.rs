@@ -9,6 +9,7 @@ mod capability;
 mod copy;
 mod cpuid;
 mod debugfs;
+mod eventfd;
 mod events;
 mod fpu;
 mod msr;

@@ -10,11 +10,13 @@ use kernel::ioctl::{
 };
 
 use crate::host::bindings::{
+    kvm_coalesced_mmio_zone,
     kvm_cpuid2,
     kvm_debugregs,
     kvm_fpu,
     kvm_guest_debug,
     kvm_interrupt,
+    kvm_ioeventfd,
     kvm_mp_state,
     kvm_msr_list,
     kvm_msrs,
@@ -44,6 +46,9 @@ pub(super) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
 pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
 pub(super) const KVM_SET_TSS_ADDR: u32 = _IO(KVMIO, 0x47);
 pub(super) const KVM_SET_IDENTITY_MAP_ADDR: u32 = _IOW::<u64>(KVMIO, 0x48);
+pub(super) const KVM_REGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x67);
+pub(super) const KVM_UNREGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x68);
+pub(super) const KVM_IOEVENTFD: u32 = _IOW::<kvm_ioeventfd>(KVMIO, 0x79);
 
 pub(super) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 pub(super) const KVM_GET_REGS: u32 = _IOR::<kvm_regs>(KVMIO, 0x81);

@@ -34,8 +34,8 @@ use crate::{
     },
 };
 
-/// Pages of a vCPU's mapping: `kvm_run` and the data of port I/O.
-const VCPU_PAGES: usize = 2;
+/// Pages of a vCPU's mapping: `kvm_run`, the data of port I/O and the ring of coalesced writes.
+const VCPU_PAGES: usize = 3;
 
 /// What stands behind /dev/kvm.
 pub(crate) struct System<B: Backend> {

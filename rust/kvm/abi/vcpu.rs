@@ -29,6 +29,7 @@ use super::{
 use crate::{
     host::{
         bindings::{
+            self,
             kvm_mp_state,
             kvm_signal_mask, //
         },
@@ -41,6 +42,9 @@ use crate::{
         Vm, //
     },
 };
+
+/// Where in the mapping the ring of coalesced writes is.
+const COALESCED_PAGE: usize = bindings::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
 
 /// What stands behind a vCPU's file.
 pub(super) struct VcpuFile<B: Backend> {
@@ -154,6 +158,7 @@ impl<B: Backend> FileObject for VcpuFile<B> {
         match index {
             0 => Some(self.vcpu.run.page()),
             1 => Some(self.vcpu.pio.page()),
+            COALESCED_PAGE => Some(self.vm.buses.ring_page()),
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ use kernel::{
 use super::{
     capability,
     copy,
+    eventfd,
     number,
     vcpu::VcpuFile, //
 };
@@ -100,6 +101,11 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_CHECK_EXTENSION => Ok(capability::check(arg, this.xsave_size)),
             number::KVM_SET_TSS_ADDR => this.set_tss_addr(arg),
             number::KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map_addr(arg),
+            number::KVM_IOEVENTFD => eventfd::ioeventfd(&this.vm.buses, arg),
+            number::KVM_REGISTER_COALESCED_MMIO => eventfd::register_coalesced(&this.vm.buses, arg),
+            number::KVM_UNREGISTER_COALESCED_MMIO => {
+                eventfd::unregister_coalesced(&this.vm.buses, arg)
+            }
             _ => Err(ENOTTY),
         }
     }

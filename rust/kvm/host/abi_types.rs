@@ -5,12 +5,15 @@
 use core::mem::MaybeUninit;
 
 use super::bindings::{
+    kvm_coalesced_mmio_zone,
     kvm_cpuid2,
     kvm_cpuid_entry2,
     kvm_debugregs,
     kvm_fpu,
     kvm_guest_debug,
     kvm_interrupt,
+    kvm_ioeventfd,
+    kvm_irqfd,
     kvm_mp_state,
     kvm_msr_entry,
     kvm_msr_list,
@@ -68,7 +71,15 @@ macro_rules! plain {
 
 plain! {
     u64, u32,
-    kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_guest_debug, kvm_interrupt,
-    kvm_mp_state, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_regs, kvm_signal_mask, kvm_sregs,
+    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu,
+    kvm_guest_debug, kvm_interrupt, kvm_ioeventfd, kvm_irqfd, kvm_mp_state, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_regs, kvm_signal_mask, kvm_sregs,
     kvm_sregs2, kvm_translation, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
+}
+
+impl kvm_coalesced_mmio_zone {
+    /// What is 1 for a zone of ports, and 0 for one of memory.
+    pub(crate) fn pio(&self) -> u32 {
+        // SAFETY: Both members of the union are the same.
+        unsafe { self.__bindgen_anon_1.pio }
+    }
 }

@@ -9,6 +9,7 @@ pub(crate) mod abi_types;
 pub(crate) mod bindings;
 #[allow(dead_code)]
 pub(crate) mod clock;
+pub(crate) mod coalesced_ring;
 pub(crate) mod cpu;
 pub(crate) mod cpu_list;
 pub(crate) mod debug_regs;

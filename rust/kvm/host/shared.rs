@@ -50,6 +50,11 @@ impl SharedPage {
         &self.page
     }
 
+    /// Where the page is, for a structure that lives in it.
+    pub(super) fn address(&self) -> *mut u8 {
+        self.address
+    }
+
     /// Copies out of the page; what does not fit is left as it is.
     pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
         for (i, byte) in to.iter_mut().enumerate().take(SIZE.saturating_sub(offset)) {

@@ -35,6 +35,7 @@ use super::{
         SegmentRegister,
         StringOperand, //
     },
+    bus::Space,
     mmio::PendingMmio,
     run::{
         Next,
@@ -117,7 +118,12 @@ impl<B: Backend> Loaded<'_, B> {
         if io.is_in {
             self.state.pending = Pending::In { size: io.size };
         } else {
-            let data = (self.state.regs[RAX] as u32).to_le_bytes();
+            let value = self.state.regs[RAX] as u32;
+            if self.port_write(io.port, io.size, value) {
+                B::skip_instruction(self);
+                return Ok(Next::Guest);
+            }
+            let data = value.to_le_bytes();
             self.vcpu.pio.write(0, &data[..io.size.bytes()]);
             self.state.pending = Pending::Out { rip: B::rip(self) };
         }
@@ -200,24 +206,39 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(self.leave_for_io(io, chunk.count));
         }
 
-        for i in 0..chunk.count {
+        let mut queued = 0;
+        for _ in 0..chunk.count {
             let gva = string.address(&self.string_registers(io));
             let mut element = [0; 4];
             let read = self
                 .check_segment(io, string)
                 .and_then(|()| self.copy_operand(gva, Copy::FromGuest(&mut element[..size])));
             if let Err(fault) = read {
-                if i == 0 {
+                if queued == 0 {
                     return self.deliver(fault);
                 }
                 // What was read goes out; the rest faults when its turn comes.
-                return Ok(self.leave_for_io(io, i));
+                return Ok(self.leave_for_io(io, queued));
             }
-            self.vcpu.pio.write(i as usize * size, &element[..size]);
+            let taken =
+                queued == 0 && self.port_write(io.port, io.size, u32::from_le_bytes(element));
             self.advance(io, string);
+            if !taken {
+                self.vcpu
+                    .pio
+                    .write(queued as usize * size, &element[..size]);
+                queued += 1;
+                if self.vm.buses.has_any(Space::Pio) {
+                    // The next may be for somebody else.
+                    break;
+                }
+            }
         }
         self.finish_string(io, string);
-        Ok(self.leave_for_io(io, chunk.count))
+        if queued == 0 {
+            return Ok(Next::Guest);
+        }
+        Ok(self.leave_for_io(io, queued))
     }
 
     fn complete_string_in(&mut self, io: &IoExit, string: &StringIo, count: u64) -> Result<Next> {

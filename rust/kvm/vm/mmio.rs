@@ -247,6 +247,10 @@ impl<B: Backend> Loaded<'_, B> {
             let mut data = [0; 8];
             if is_write {
                 data[..part.len()].copy_from_slice(&pending.data[part.clone()]);
+                if self.device_write(fragment.gpa, &data[..part.len()]) {
+                    pending.at += 1;
+                    continue;
+                }
             }
             self.state.pending = Pending::Mmio(pending);
             return Ok(self.leave(&UserExit::Mmio {

@@ -14,14 +14,21 @@
 //!    calls us with them held, so nothing below touches user memory.
 //! 6. `Memory::tables` (spinlock): second-level tables and the current slots.
 //! 7. `Runners::list` (spinlock): who is in guest mode.
+//!
+//! `Buses::update` (mutex) is held over nothing but itself, and whoever has it waits for readers of
+//! `Buses::tables` (SRCU). Under that, a vCPU takes `Ring::adding` (spinlock) or an eventfd's lock.
 
 pub(crate) mod backend;
+mod bus;
+mod coalesced;
 mod cpuid;
 mod cr;
 mod debug;
+mod devices;
 mod event;
 mod hypercall;
 mod io;
+mod ioeventfd;
 mod kick;
 mod memory;
 mod mmio;
@@ -42,11 +49,16 @@ use kernel::{
 
 pub(crate) use self::{
     backend::Backend,
+    bus::{
+        Buses,
+        Space, //
+    },
     event::{
         Event,
         SHADOW_MOV_SS,
         SHADOW_STI, //
     },
+    ioeventfd::Listen,
     memory::{
         Mapping,
         Memory,
@@ -94,6 +106,8 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) backend: Arc<B>,
     pub(crate) memory: Arc<Memory<B::Tables>>,
     pub(crate) machine: B::Machine,
+    #[pin]
+    pub(crate) buses: Buses,
     _mirror: Pin<KBox<mmu_notifier::Registration<Memory<B::Tables>>>>,
     #[pin]
     vcpus: Mutex<KVec<Arc<Vcpu<B>>>>,
@@ -114,6 +128,7 @@ impl<B: Backend> Vm<B> {
                 backend: backend,
                 memory: memory,
                 machine: machine,
+                buses <- Buses::new(),
                 _mirror: mirror,
                 vcpus <- new_mutex!(KVec::new()),
                 tsc_offset: cpu::rdtsc().wrapping_neg(),
