@@ -23,6 +23,12 @@ module! {
     authors: ["The minikvm authors"],
     description: "KVM in Rust on Intel VT-x",
     license: "GPL",
+    params: {
+        halt_poll_ns: u32 {
+            default: 200_000,
+            description: "How long a halted vCPU may poll before it sleeps, in nanoseconds",
+        },
+    },
 }
 
 /// The module, while it is loaded. What is first here goes first.

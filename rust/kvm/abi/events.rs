@@ -34,14 +34,7 @@ pub(super) fn interrupt<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Resul
 
 /// KVM_NMI (api.rst, 4.64).
 pub(super) fn nmi<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<i32> {
-    // One that is being handled, and one behind it; more are lost.
-    let limit = if B::nmi_masked(cx) || cx.state.events.injected == Some(Event::Nmi) {
-        1
-    } else {
-        2
-    };
-    let pending = &mut cx.state.events.nmi_pending;
-    *pending = (*pending + 1).min(limit);
+    cx.queue_nmi();
     Ok(0)
 }
 

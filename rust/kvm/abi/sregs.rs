@@ -112,9 +112,9 @@ fn collect<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
     out.cr2 = cx.state.cr2;
     out.cr3 = B::cr3(cx);
     out.cr4 = B::cr4(cx);
-    out.cr8 = cx.state.cr8;
+    out.cr8 = cx.cr8();
     out.efer = B::efer(cx);
-    out.apic_base = cx.state.msrs.apic_base;
+    out.apic_base = cx.apic_base();
     out
 }
 
@@ -233,15 +233,15 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
     }
     .check(cx.state.cpuid.limits())
     .map_err(|_| EINVAL)?;
-    if sregs.apic_base != cx.state.msrs.apic_base {
-        cx.write_apic_base(sregs.apic_base)?;
+    if sregs.apic_base != cx.apic_base() {
+        cx.write_apic_base(sregs.apic_base, true)?;
     }
 
     B::set_gdtr(cx, to_table(&sregs.gdt));
     B::set_idtr(cx, to_table(&sregs.idt));
     cx.state.cr2 = sregs.cr2;
     B::set_cr3(cx, sregs.cr3);
-    cx.state.cr8 = sregs.cr8;
+    cx.set_cr8(sregs.cr8);
 
     B::set_efer(cx, sregs.efer);
     B::set_cr4(cx, sregs.cr4);

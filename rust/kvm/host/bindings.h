@@ -4,6 +4,7 @@
 #include <linux/kvm_para.h>
 #include <linux/mmu_notifier.h>
 #include <linux/preempt.h>
+#include <linux/rcuwait.h>
 #include <linux/syscore_ops.h>
 #include <asm/fpu/api.h>
 #include <asm/virt.h>

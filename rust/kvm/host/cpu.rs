@@ -217,6 +217,12 @@ pub(crate) fn kick(cpus: &[usize]) {
     unsafe { bindings::shim_kick_cpus(cpus.as_ptr().cast()) }
 }
 
+/// Interrupts CPU `cpu`, and does not wait for it.
+pub(crate) fn interrupt(cpu: u32) {
+    // SAFETY: The interrupt does nothing but have the CPU look at its flags.
+    unsafe { bindings::shim_reschedule_cpu(cpu) };
+}
+
 /// Words in a mask of CPUs.
 pub(crate) fn mask_words() -> usize {
     // SAFETY: Computes from constants of the running kernel.

@@ -33,5 +33,6 @@ pub(crate) mod thread;
 pub(crate) mod timer;
 #[allow(dead_code)]
 pub(crate) mod work;
+pub(crate) mod wait;
 pub(crate) mod world;
 pub(crate) mod xcr0;

@@ -13,8 +13,11 @@
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/poll.h>
+#include <linux/rcuwait.h>
+#include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/smp.h>
 #include <linux/wait.h>
 
@@ -394,6 +397,41 @@ void shim_mmgrab(struct mm_struct *mm)
 void shim_mmdrop(struct mm_struct *mm)
 {
 	mmdrop(mm);
+}
+
+int shim_rcuwait_wait(struct rcuwait *wait, bool (*done)(void *arg), void *arg)
+{
+	int ret = 0;
+
+	prepare_to_rcuwait(wait);
+	for (;;) {
+		set_current_state(TASK_INTERRUPTIBLE);
+		if (done(arg))
+			break;
+		if (signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
+		schedule();
+	}
+	finish_rcuwait(wait);
+	return ret;
+}
+
+bool shim_may_poll(void)
+{
+	return single_task_running() && !need_resched();
+}
+
+void shim_cond_resched(void)
+{
+	cond_resched();
+}
+
+/* Whatever the CPU runs, a guest too, it looks at its flags: the cheapest interrupt there is. */
+void shim_reschedule_cpu(u32 cpu)
+{
+	smp_send_reschedule(cpu);
 }
 
 int shim_mutex_lock_killable(struct mutex *mutex)

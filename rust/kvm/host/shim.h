@@ -92,6 +92,12 @@ u64 shim_guest_fpu_permitted(void);
 bool shim_hw_breakpoint_active(void);
 void shim_hw_breakpoint_restore(void);
 
+/* Waiting and waking. */
+int shim_rcuwait_wait(struct rcuwait *wait, bool (*done)(void *arg), void *arg);
+bool shim_may_poll(void);
+void shim_cond_resched(void);
+void shim_reschedule_cpu(u32 cpu);
+
 /* Signal masks; sizes as the kernel's own. */
 void shim_sigmask_swap(const u64 *new_mask, u64 *old_mask);
 void shim_sigmask_restore(const u64 *old_mask);

@@ -259,6 +259,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn set_cpuid(&mut self, cpuid: Cpuid) {
         self.state.cpuid = cpuid;
         self.update_runtime_cpuid();
+        self.apic_cpuid_changed();
         B::cpuid_changed(self);
     }
 
@@ -285,7 +286,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn update_answers(&self, cpuid: &mut Cpuid) {
         let osxsave = B::cr4(self) & CR4_OSXSAVE != 0;
-        let apic = self.state.msrs.apic_base & APIC_BASE_ENABLE != 0;
+        let apic = self.apic_base() & APIC_BASE_ENABLE != 0;
         let xcr0 = self.state.xcr0;
 
         if let Some(entry) = cpuid.find_mut(1, 0) {

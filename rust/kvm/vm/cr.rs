@@ -47,7 +47,7 @@ impl<B: Backend> Loaded<'_, B> {
                 }
             }
             CrAccess::MovFrom { cr: 8, gpr } => {
-                self.set_reg(gpr.into(), self.state.cr8);
+                self.set_reg(gpr.into(), self.cr8());
                 B::skip_instruction(self);
                 Ok(Next::Guest)
             }
@@ -117,10 +117,10 @@ impl<B: Backend> Loaded<'_, B> {
             self.queue_gp();
             return Next::Guest;
         }
-        let old = self.state.cr8;
-        self.state.cr8 = value;
+        let old = self.cr8();
+        self.set_cr8(value);
         B::skip_instruction(self);
-        if value >= old {
+        if value >= old || self.apic().is_some() {
             return Next::Guest;
         }
         self.leave(&UserExit::SetTpr)

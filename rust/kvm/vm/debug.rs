@@ -69,6 +69,13 @@ impl DebugRegs {
         }
     }
 
+    /// The guest's part as after reset; a debugger's stays.
+    pub(crate) fn reset(&mut self) {
+        self.db = [0; 4];
+        self.dr6 = Dr6::RESET;
+        self.dr7 = Dr7::RESET;
+    }
+
     /// What a debug exception adds to DR6: bits of its payload are set, and those that are stored
     /// inverted are cleared.
     pub(crate) fn add_to_dr6(&mut self, payload: u64) {

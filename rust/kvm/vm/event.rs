@@ -137,6 +137,15 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// Queues an NMI: one that is being handled, and one behind it; more are lost.
+    pub(crate) fn queue_nmi(&mut self) {
+        let handled =
+            B::nmi_masked(self) || self.state.events.injected == Some(Event::Nmi);
+        let limit = if handled { 1 } else { 2 };
+        let pending = &mut self.state.events.nmi_pending;
+        *pending = (*pending + 1).min(limit);
+    }
+
     /// Whether the guest could take an interrupt.
     pub(crate) fn interrupts_enabled(&self) -> bool {
         B::rflags(self) & Rflags::IF.bits() != 0 && B::interrupt_shadow(self) == 0
@@ -182,9 +191,15 @@ impl<B: Backend> Loaded<'_, B> {
             self.state.events.nmi_pending -= 1;
             self.state.events.injected = Some(Event::Nmi);
             B::inject(self, &Event::Nmi);
+        } else if self.has_interrupt() && self.interrupts_enabled() {
+            if let Some(vector) = self.take_interrupt() {
+                let event = Event::Interrupt { vector };
+                self.state.events.injected = Some(event);
+                B::inject(self, &event);
+            }
         }
         B::set_nmi_window(self, self.state.events.nmi_pending != 0);
-        B::set_interrupt_window(self, wants_window);
+        B::set_interrupt_window(self, wants_window || self.has_interrupt());
     }
 
     /// What an exception leaves in DR6 or CR2 as it is delivered.

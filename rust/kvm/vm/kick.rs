@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who is in guest mode, and how to get them out.
+//! Who is in guest mode, who sleeps, and how to get their attention.
 
 use core::sync::atomic::{
+    fence,
     AtomicBool,
     AtomicU32,
     Ordering, //
 };
 
+use bitflags::bitflags;
 use kernel::{
     prelude::*,
     sync::{
@@ -16,12 +18,36 @@ use kernel::{
     },
 };
 
-use crate::host::cpu;
+use crate::host::{
+    cpu,
+    wait::Waiter, //
+};
+
+bitflags! {
+    /// What others want a vCPU's thread to do before it enters the guest again.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct Requests: u32 {
+        /// The local APIC got INIT.
+        const INIT = 1 << 0;
+        /// The local APIC got a start-up IPI.
+        const SIPI = 1 << 1;
+        /// An NMI came.
+        const NMI = 1 << 2;
+        /// The APIC timer expired.
+        const APIC_TIMER = 1 << 3;
+        /// Another vCPU kicked this one out of HLT (KVM_HC_KICK_CPU).
+        const UNHALT = 1 << 4;
+        /// The IOAPIC held back an interrupt storm for a while, which is over.
+        const IOAPIC_REINJECT = 1 << 5;
+    }
+}
 
 /// What others may know of a vCPU while its thread has it.
 pub(crate) struct Runner {
     in_guest: AtomicBool,
     cpu: AtomicU32,
+    requests: AtomicU32,
+    waiter: Waiter,
 }
 
 impl Runner {
@@ -30,6 +56,8 @@ impl Runner {
         Self {
             in_guest: AtomicBool::new(false),
             cpu: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            waiter: Waiter::new(),
         }
     }
 
@@ -46,8 +74,63 @@ impl Runner {
     pub(crate) fn exit(&self) {
         self.in_guest.store(false, Ordering::Release);
     }
-}
 
+    /// Whether the vCPU is in guest mode, or about to be.
+    #[inline]
+    pub(crate) fn is_in_guest(&self) -> bool {
+        self.in_guest.load(Ordering::Relaxed)
+    }
+
+    /// Has the vCPU's thread look at what was written before: wakes it if it sleeps, and gets it
+    /// out of the guest if it is there. For any context.
+    pub(crate) fn kick(&self) {
+        if self.waiter.wake() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        if self.in_guest.load(Ordering::Relaxed) {
+            let cpu = self.cpu.load(Ordering::Relaxed);
+            // On this CPU it is an interrupt that runs this, and that brought the guest out.
+            if cpu != cpu::current() {
+                cpu::interrupt(cpu);
+            }
+        }
+    }
+
+    /// Leaves requests for the vCPU's thread, and kicks it.
+    pub(crate) fn request(&self, requests: Requests) {
+        self.requests.fetch_or(requests.bits(), Ordering::Release);
+        self.kick();
+    }
+
+    /// Leaves requests that the vCPU's own thread is to see.
+    pub(crate) fn request_own(&self, requests: Requests) {
+        self.requests.fetch_or(requests.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether there are requests.
+    #[inline]
+    pub(crate) fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) != 0
+    }
+
+    /// The requests, which stay.
+    #[inline]
+    pub(crate) fn requests(&self) -> Requests {
+        Requests::from_bits_retain(self.requests.load(Ordering::Acquire))
+    }
+
+    /// Takes those of `mask` that there are.
+    pub(crate) fn take_requests(&self, mask: Requests) -> Requests {
+        let old = self.requests.fetch_and(!mask.bits(), Ordering::AcqRel);
+        Requests::from_bits_retain(old) & mask
+    }
+
+    /// Sleeps until `done` says so; see [`Waiter::wait`].
+    pub(crate) fn wait(&self, done: impl FnMut() -> bool) -> Result {
+        self.waiter.wait(done)
+    }
+}
 /// The vCPUs of a VM.
 #[pin_data]
 pub(crate) struct Runners {

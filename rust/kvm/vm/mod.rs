@@ -17,6 +17,8 @@
 //!
 //! `Buses::update` (mutex) is held over nothing but itself, and whoever has it waits for readers of
 //! `Buses::tables` (SRCU). Under that, a vCPU takes `Ring::adding` (spinlock) or an eventfd's lock.
+//! 8. `Irqchip::routes`, then `Irqchip::chips` (spinlocks, interrupts off): interrupts on their way.
+//!    Nothing above is taken with one of these held; waking a vCPU is.
 
 pub(crate) mod backend;
 mod bus;
@@ -26,9 +28,11 @@ mod cr;
 mod debug;
 mod devices;
 mod event;
+mod halt;
 mod hypercall;
 mod io;
 mod ioeventfd;
+pub(crate) mod irq;
 mod kick;
 mod memory;
 mod mmio;
@@ -38,15 +42,27 @@ mod run;
 mod tsc;
 mod vcpu;
 
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering, //
+};
+
 use kernel::{
     new_mutex,
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
 };
 
+use self::irq::{
+    Irqchip,
+    LocalApic,
+    Mode,
+    Pit, //
+};
 pub(crate) use self::{
     backend::Backend,
     bus::{
@@ -59,6 +75,7 @@ pub(crate) use self::{
         SHADOW_STI, //
     },
     ioeventfd::Listen,
+    halt::MpState,
     memory::{
         Mapping,
         Memory,
@@ -70,8 +87,7 @@ pub(crate) use self::{
     vcpu::{
         Loaded,
         State,
-        Vcpu,
-        MP_STATE_RUNNABLE, //
+        Vcpu, //
     },
 };
 pub(crate) use self::{
@@ -111,6 +127,11 @@ pub(crate) struct Vm<B: Backend> {
     _mirror: Pin<KBox<mmu_notifier::Registration<Memory<B::Tables>>>>,
     #[pin]
     vcpus: Mutex<KVec<Arc<Vcpu<B>>>>,
+    /// The interrupt controllers, if they are in the kernel.
+    irqchip: SetOnce<Arc<Irqchip>>,
+    pit: SetOnce<Arc<Pit>>,
+    /// The vCPU that starts by itself (KVM_SET_BOOT_CPU_ID).
+    boot_cpu_id: AtomicU32,
     /// What vCPUs start with: their counters agree, and read 0 when the VM was made.
     tsc_offset: u64,
     _preempt: preempt::Enabled,
@@ -131,6 +152,9 @@ impl<B: Backend> Vm<B> {
                 buses <- Buses::new(),
                 _mirror: mirror,
                 vcpus <- new_mutex!(KVec::new()),
+                irqchip: SetOnce::new(),
+                pit: SetOnce::new(),
+                boot_cpu_id: AtomicU32::new(0),
                 tsc_offset: cpu::rdtsc().wrapping_neg(),
                 _preempt: preempt::Enabled::new(),
             }? Error),
@@ -164,10 +188,107 @@ impl<B: Backend> Vm<B> {
         let vcpu = Vcpu::new(self, id as u32)?;
         self.memory.runners.add(vcpu.runner.clone())?;
         vcpus.push(vcpu.clone(), GFP_KERNEL_ACCOUNT)?;
-        publish(vcpu).inspect_err(|_| {
+        let apic = vcpu.apic.clone();
+        let published = publish(vcpu).inspect_err(|_| {
             self.memory.runners.remove_last();
             vcpus.pop();
-        })
+        })?;
+        // Last, since this cannot be taken back: until now no interrupt finds the vCPU.
+        if let (Some(irqchip), Some(apic)) = (self.irqchip(), apic) {
+            irqchip.add_apic(apic);
+        }
+        Ok(published)
+    }
+
+    /// The interrupt controllers, where they are in the kernel.
+    #[inline]
+    pub(crate) fn irqchip(&self) -> Option<&Arc<Irqchip>> {
+        self.irqchip.as_ref()
+    }
+
+    /// The interrupt controllers, where all of them are in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// ENXIO where they are not.
+    pub(crate) fn full_irqchip(&self) -> Result<&Arc<Irqchip>> {
+        self.irqchip()
+            .filter(|irqchip| irqchip.has_chips())
+            .ok_or(ENXIO)
+    }
+
+    /// Puts the interrupt controllers into the kernel (api.rst, 4.24 KVM_CREATE_IRQCHIP and 7.5
+    /// KVM_CAP_SPLIT_IRQCHIP).
+    ///
+    /// # Errors
+    ///
+    /// EEXIST where they are there already, EINVAL where there are vCPUs, ENOMEM.
+    pub(crate) fn create_irqchip(&self, mode: Mode) -> Result {
+        let vcpus = self.vcpus.lock();
+        if self.irqchip().is_some() {
+            return Err(EEXIST);
+        }
+        if !vcpus.is_empty() {
+            return Err(EINVAL);
+        }
+        self.irqchip.populate(Irqchip::new(mode, 0)?);
+        Ok(())
+    }
+
+    /// The timer chip.
+    #[inline]
+    pub(crate) fn pit(&self) -> Option<&Arc<Pit>> {
+        self.pit.as_ref()
+    }
+
+    /// Adds the timer chip (api.rst, 4.71 KVM_CREATE_PIT2).
+    ///
+    /// # Errors
+    ///
+    /// EEXIST where there is one, ENOENT where the interrupt controllers are not in the kernel,
+    /// ENOMEM.
+    pub(crate) fn create_pit(&self, has_speaker: bool) -> Result {
+        let _vcpus = self.vcpus.lock();
+        if self.pit().is_some() {
+            return Err(EEXIST);
+        }
+        let irqchip = self.full_irqchip().map_err(|_| ENOENT)?;
+        self.pit.populate(Pit::new(irqchip.clone(), has_speaker)?);
+        Ok(())
+    }
+
+    /// Says which vCPU starts by itself (api.rst, 4.39 KVM_SET_BOOT_CPU_ID).
+    ///
+    /// # Errors
+    ///
+    /// EBUSY where there are vCPUs.
+    pub(crate) fn set_boot_cpu_id(&self, id: u32) -> Result {
+        let vcpus = self.vcpus.lock();
+        if !vcpus.is_empty() {
+            return Err(EBUSY);
+        }
+        self.boot_cpu_id.store(id, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether vCPU `id` starts by itself.
+    pub(crate) fn is_boot_cpu(&self, id: u32) -> bool {
+        self.boot_cpu_id.load(Ordering::Relaxed) == id
+    }
+
+    /// Calls `f` with each vCPU.
+    pub(crate) fn for_each_vcpu(&self, mut f: impl FnMut(&Vcpu<B>)) {
+        for vcpu in self.vcpus.lock().iter() {
+            f(vcpu);
+        }
+    }
+
+    /// The local APIC for a new vCPU, where it is to be in the kernel.
+    fn new_apic(&self, id: u32, runner: Arc<kick::Runner>) -> Result<Option<Arc<LocalApic>>> {
+        if self.irqchip().is_none() {
+            return Ok(None);
+        }
+        LocalApic::new(id, self.is_boot_cpu(id), runner).map(Some)
     }
 
     /// Whether a vCPU was created.

@@ -108,10 +108,10 @@ pub(crate) struct Msrs {
 }
 
 impl Msrs {
-    /// As after reset of vCPU `id`; number 0 is the bootstrap processor.
-    pub(crate) const fn new(id: u32) -> Self {
+    /// As after reset; `is_bsp` for the bootstrap processor.
+    pub(crate) const fn new(is_bsp: bool) -> Self {
         Self {
-            apic_base: APIC_BASE_RESET | if id == 0 { APIC_BASE_BSP } else { 0 },
+            apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
             tsc_adjust: 0,
             misc_enable: MISC_ENABLE_FAST_STRING,
             feature_control: 0,
@@ -172,7 +172,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn read_msr_fast(&mut self) -> bool {
         let msrs = &self.state.msrs;
         let value = match self.state.regs[RCX] as u32 {
-            IA32_APIC_BASE => msrs.apic_base,
+            IA32_APIC_BASE => self.apic_base(),
             IA32_MISC_ENABLE => msrs.misc_enable,
             IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
             PLATFORM_INFO => msrs.platform_info,
@@ -216,6 +216,18 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(Next::Guest)
     }
 
+    /// WRMSR without leaving the inner loop. Returns whether it was served.
+    #[inline]
+    pub(crate) fn write_msr_fast(&mut self) -> bool {
+        let index = self.state.regs[RCX] as u32;
+        let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
+        if !self.write_apic_msr_fast(index, value) {
+            return false;
+        }
+        B::skip_instruction(self);
+        true
+    }
+
     /// The value of an MSR; `None` where this virtual processor has no such MSR.
     pub(crate) fn read_msr(&mut self, index: u32) -> Option<u64> {
         if let Some(value) = B::msr(self, index) {
@@ -229,7 +241,8 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_TSC => self.read_tsc(),
             IA32_TSC_ADJUST => msrs.tsc_adjust,
             IA32_EFER => B::efer(self),
-            IA32_APIC_BASE => msrs.apic_base,
+            IA32_APIC_BASE => self.apic_base(),
+            _ if Self::is_apic_msr(index) => return self.read_apic_msr(index),
             IA32_MISC_ENABLE => msrs.misc_enable,
             IA32_FEATURE_CONTROL => msrs.feature_control,
             IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
@@ -299,7 +312,8 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_TSC_ADJUST if by == MsrAccess::Guest => self.guest_writes_tsc_adjust(value),
             IA32_TSC_ADJUST => self.state.msrs.tsc_adjust = value,
             IA32_EFER => self.write_efer(value).map_err(|()| EINVAL)?,
-            IA32_APIC_BASE => self.write_apic_base(value)?,
+            IA32_APIC_BASE => self.write_apic_base(value, by == MsrAccess::Vmm)?,
+            _ if Self::is_apic_msr(index) => self.write_apic_msr(index, value)?,
             IA32_MISC_ENABLE => self.state.msrs.misc_enable = value,
             IA32_FEATURE_CONTROL => {
                 let locked = self.state.msrs.feature_control & FEATURE_CONTROL_LOCKED != 0;
@@ -327,12 +341,12 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(())
     }
 
-    /// IA32_APIC_BASE (SDM vol. 3, 11.4.4).
+    /// IA32_APIC_BASE where the APIC is the VMM's (SDM vol. 3, 11.4.4).
     ///
     /// # Errors
     ///
     /// EINVAL for reserved bits.
-    pub(crate) fn write_apic_base(&mut self, value: u64) -> Result {
+    pub(super) fn write_own_apic_base(&mut self, value: u64) -> Result {
         const BSP: u64 = 1 << 8;
         const X2APIC: u64 = 1 << 10;
         const ENABLE: u64 = 1 << 11;
@@ -346,7 +360,6 @@ impl<B: Backend> Loaded<'_, B> {
             return Err(EINVAL);
         }
         self.state.msrs.apic_base = value;
-        self.update_runtime_cpuid();
         Ok(())
     }
 

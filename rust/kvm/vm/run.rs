@@ -14,6 +14,7 @@ use super::{
         Backend,
         Exit, //
     },
+    halt::MpState,
     vcpu::Loaded, //
 };
 use crate::host::{
@@ -71,13 +72,17 @@ impl<B: Backend> Loaded<'_, B> {
         if run.shared_registers() != 0 {
             return Err(EINVAL);
         }
-        let cr8 = run.cr8();
-        if cr8 > 15 {
-            return Err(EINVAL);
-        }
-        self.state.cr8 = cr8;
-
         let immediate_exit = run.immediate_exit();
+        if self.state.mp_state == MpState::Uninitialized {
+            return self.wait_for_init(immediate_exit);
+        }
+        if self.apic().is_none() {
+            let cr8 = run.cr8();
+            if cr8 > 15 {
+                return Err(EINVAL);
+            }
+            self.state.cr8 = cr8;
+        }
         if self.complete_pending()? == Next::User {
             return Ok(());
         }
@@ -88,7 +93,12 @@ impl<B: Backend> Loaded<'_, B> {
         self.state.has_run = true;
         self.leave(&UserExit::Unknown);
         loop {
-            if self.round()? == Next::User {
+            if self.vcpu.runner.has_requests() {
+                self.serve_requests();
+            }
+            if !self.is_running() {
+                self.block()?;
+            } else if self.round()? == Next::User {
                 return Ok(());
             }
             if self.vcpu.run.request_interrupt_window() && self.ready_for_interrupt() {
@@ -99,6 +109,16 @@ impl<B: Backend> Loaded<'_, B> {
                 self.do_kernel_work()?;
             }
         }
+    }
+
+    /// An application processor sleeps until INIT comes; KVM_RUN then fails with EAGAIN, for the VMM
+    /// to notice if it wants to.
+    fn wait_for_init(&mut self, immediate_exit: bool) -> Result {
+        if immediate_exit {
+            return Err(EINTR);
+        }
+        self.block()?;
+        Err(EAGAIN)
     }
 
     /// Says in `kvm_run` why the vCPU goes to the VMM.
@@ -125,8 +145,8 @@ impl<B: Backend> Loaded<'_, B> {
         self.vcpu.run.set_interrupt_state(
             B::rflags(self) & RFLAGS_IF != 0,
             self.ready_for_interrupt(),
-            self.state.cr8,
-            self.state.msrs.apic_base,
+            self.cr8(),
+            self.apic_base(),
         );
     }
 
@@ -156,9 +176,10 @@ impl<B: Backend> Loaded<'_, B> {
         let pinned = Pinned::new();
         B::prepare_entry(self, &pinned);
         let irqs_off = IrqsOff::new(&pinned);
-        self.vcpu.runner.enter(cpu::current());
-        if guest_mode::work_pending() {
-            self.vcpu.runner.exit();
+        let runner = &self.vcpu.runner;
+        runner.enter(cpu::current());
+        if guest_mode::work_pending() || runner.has_requests() {
+            runner.exit();
             return None;
         }
 
@@ -169,14 +190,14 @@ impl<B: Backend> Loaded<'_, B> {
 
         let guest_mode = GuestMode::enter(&irqs_off);
         let exit = loop {
-            if wants_window || self.state.events.any() {
+            if wants_window || self.state.events.any() || self.has_interrupt() {
                 self.inject_events(wants_window, &guest_mode);
             }
             let exit = B::enter(self, &guest_mode);
             if !self.handle_fast(exit) {
                 break exit;
             }
-            if guest_mode::work_pending() {
+            if guest_mode::work_pending() || self.vcpu.runner.has_requests() {
                 break Exit::Handled;
             }
         };
@@ -202,6 +223,8 @@ impl<B: Backend> Loaded<'_, B> {
                 true
             }
             Exit::MsrRead => self.read_msr_fast(),
+            Exit::MsrWrite => self.write_msr_fast(),
+            Exit::Hlt => self.halt_fast(),
             Exit::Hypercall => {
                 self.emulate_hypercall();
                 true
@@ -217,10 +240,7 @@ impl<B: Backend> Loaded<'_, B> {
             Exit::Handled | Exit::Cpuid | Exit::Hypercall => Ok(Next::Guest),
             Exit::MsrRead => self.emulate_rdmsr(),
             Exit::MsrWrite => self.emulate_wrmsr(),
-            Exit::Hlt => {
-                B::skip_instruction(self);
-                Ok(self.leave(&UserExit::Hlt))
-            }
+            Exit::Hlt => Ok(self.handle_hlt()),
             Exit::Io(io) => self.handle_io(&io),
             Exit::Memory {
                 gpa,

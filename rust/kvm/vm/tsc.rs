@@ -19,6 +19,16 @@ impl<B: Backend> Loaded<'_, B> {
         cpu::rdtsc().wrapping_add(B::tsc_offset(self))
     }
 
+    /// How long the guest's counter takes for `ticks`, in nanoseconds.
+    pub(crate) fn tsc_to_ns(&self, ticks: u64) -> u64 {
+        const NS_PER_MS: u64 = 1_000_000;
+        let khz = u64::from(self.state.tsc_khz.max(1));
+        // In two parts, so that nothing overflows.
+        let (ms, rest) = (ticks / khz, ticks % khz);
+        ms.saturating_mul(NS_PER_MS)
+            .saturating_add(rest * NS_PER_MS / khz)
+    }
+
     /// Makes the counter read `value` now.
     pub(crate) fn sync_tsc(&mut self, value: u64) {
         B::set_tsc_offset(self, value.wrapping_sub(cpu::rdtsc()));

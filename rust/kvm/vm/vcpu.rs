@@ -8,6 +8,7 @@
 
 use arch::{
     addr::Gva,
+    apic::Timer,
     control_regs::{
         Cr0,
         Cr4,
@@ -33,7 +34,13 @@ use super::{
     cpuid::Cpuid,
     debug::DebugRegs,
     event::Events,
+    halt::MpState,
     io::Pending,
+    irq::{
+        self,
+        Aftermath,
+        LocalApic, //
+    },
     kick::Runner,
     memory::SpareTables,
     msr::Msrs,
@@ -57,6 +64,8 @@ pub(crate) struct Vcpu<B: Backend> {
     /// The number KVM_CREATE_VCPU gave it, which is its APIC id.
     pub(crate) id: u32,
     pub(crate) runner: Arc<Runner>,
+    /// Its local APIC, where that is in the kernel.
+    pub(crate) apic: Option<Arc<LocalApic>>,
     /// `struct kvm_run`, page 0 of the mapping.
     pub(crate) run: RunPage,
     /// Data of port I/O, page 1 of the mapping.
@@ -80,7 +89,14 @@ pub(crate) struct State<B: Backend> {
     pub(crate) events: Events,
     pub(crate) msrs: Msrs,
     pub(crate) cpuid: Cpuid,
-    pub(crate) mp_state: u32,
+    pub(crate) mp_state: MpState,
+    pub(crate) apic_timer: Timer,
+    /// An interrupt of the VMM's PICs, with a split interrupt controller (KVM_INTERRUPT).
+    pub(crate) external_interrupt: Option<u8>,
+    /// What an access to the APIC left to do.
+    pub(crate) aftermath: Aftermath,
+    /// How long to poll before sleeping, in nanoseconds.
+    pub(crate) halt_poll_ns: u64,
     /// What the next KVM_RUN completes first.
     pub(crate) pending: Pending,
     pub(crate) sigmask: Option<SigSet>,
@@ -113,13 +129,17 @@ pub(crate) const RSI: usize = 6;
 /// Index of RDI.
 pub(crate) const RDI: usize = 7;
 
-/// KVM_MP_STATE_RUNNABLE.
-pub(crate) const MP_STATE_RUNNABLE: u32 = 0;
-
 impl<B: Backend> Vcpu<B> {
     /// A vCPU in the state that reset leaves.
     pub(crate) fn new(vm: &Vm<B>, id: u32) -> Result<Arc<Self>> {
         let (resident, hw) = vm.backend.new_vcpu()?;
+        let runner = Arc::new(Runner::new(), GFP_KERNEL_ACCOUNT)?;
+        let apic = vm.new_apic(id, runner.clone())?;
+        let mp_state = if apic.is_none() || vm.is_boot_cpu(id) {
+            MpState::Runnable
+        } else {
+            MpState::Uninitialized
+        };
         let state = State {
             regs: [0; 16],
             cr2: 0,
@@ -128,9 +148,13 @@ impl<B: Backend> Vcpu<B> {
             dr: DebugRegs::new(),
             fpu: GuestFpu::new()?,
             events: Events::default(),
-            msrs: Msrs::new(id),
+            msrs: Msrs::new(vm.is_boot_cpu(id)),
             cpuid: Cpuid::empty(),
-            mp_state: MP_STATE_RUNNABLE,
+            mp_state,
+            apic_timer: irq::new_timer(),
+            external_interrupt: None,
+            aftermath: Aftermath::None,
+            halt_poll_ns: 0,
             pending: Pending::None,
             sigmask: None,
             tsc_khz: vm.tsc_khz(),
@@ -138,13 +162,13 @@ impl<B: Backend> Vcpu<B> {
             has_run: false,
             hw,
         };
-        let runner = Arc::new(Runner::new(), GFP_KERNEL_ACCOUNT)?;
         let run = RunPage::new()?;
         let pio = SharedPage::new()?;
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id: id,
                 runner: runner,
+                apic: apic,
                 run: run,
                 pio: pio,
                 resident: resident,
@@ -154,10 +178,7 @@ impl<B: Backend> Vcpu<B> {
             GFP_KERNEL_ACCOUNT,
         )?;
         vcpu.with_loaded(vm, |cx| {
-            // The processor's own signature, as after a reset of the real one.
-            cx.state.regs[RDX] = 0x600;
-            B::reset(cx, vm.memory.root());
-            cx.reset_debug();
+            cx.reset_registers();
             B::set_tsc_offset(cx, vm.tsc_offset);
             Ok(())
         })?;
@@ -205,6 +226,37 @@ impl<B: Backend> Vcpu<B> {
 }
 
 impl<B: Backend> Loaded<'_, B> {
+    /// Sets the registers as reset and INIT both leave them (SDM vol. 3, table 10-1).
+    pub(crate) fn reset_registers(&mut self) {
+        /// What RDX says where no CPUID was set: family 6.
+        const SIGNATURE: u32 = 0x600;
+        let signature = match self.state.cpuid.words(1, 0)[0] {
+            0 => SIGNATURE,
+            signature => signature,
+        };
+        self.state.regs = [0; 16];
+        self.state.regs[RDX] = signature.into();
+        self.state.cr2 = 0;
+        self.state.cr8 = 0;
+        self.state.dr.reset();
+        self.state.events = Events::default();
+        self.state.pending = Pending::None;
+        B::reset(self, self.vm.memory.root());
+        self.reset_debug();
+        B::flush_guest_tlb(self);
+    }
+
+    /// The local APIC, where it is in the kernel.
+    #[inline]
+    pub(crate) fn apic(&self) -> Option<&LocalApic> {
+        self.vcpu.apic.as_deref()
+    }
+
+    /// Whether this vCPU starts by itself.
+    pub(crate) fn is_bsp(&self) -> bool {
+        self.vm.is_boot_cpu(self.vcpu.id)
+    }
+
     /// A general-purpose register by its encoding.
     #[inline]
     pub(crate) fn reg(&self, index: usize) -> u64 {

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU that does not run: halted, waiting to be started, or reset by INIT (api.rst, 4.38
+//! KVM_GET_MP_STATE; SDM vol. 3, 9.4).
+//!
+//! With a local APIC in the kernel a vCPU sleeps here, as a thread does that waits for anything.
+//! Before it sleeps it polls for a while, which is cheaper where the interrupt comes soon: the time
+//! adapts to how long the last waits were (`halt_poll_ns` in
+//! `Documentation/virt/kvm/halt-polling.rst`).
+
+use arch::rflags::Rflags;
+use kernel::prelude::*;
+
+use super::{
+    backend::{
+        Backend,
+        SegmentRegister, //
+    },
+    kick::Requests,
+    run::Next,
+    vcpu::Loaded, //
+};
+use crate::{
+    host::{
+        clock,
+        shared::UserExit,
+        wait, //
+    },
+    module_parameters,
+};
+
+/// What a vCPU does, as KVM_GET_MP_STATE tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum MpState {
+    /// KVM_MP_STATE_RUNNABLE.
+    Runnable = 0,
+    /// KVM_MP_STATE_UNINITIALIZED: an application processor that waits for INIT.
+    Uninitialized = 1,
+    /// KVM_MP_STATE_INIT_RECEIVED: it waits for a start-up IPI.
+    InitReceived = 2,
+    /// KVM_MP_STATE_HALTED.
+    Halted = 3,
+}
+
+impl MpState {
+    /// From its number in the ABI.
+    pub(crate) const fn from_abi(number: u32) -> Option<Self> {
+        Some(match number {
+            0 => Self::Runnable,
+            1 => Self::Uninitialized,
+            2 => Self::InitReceived,
+            3 => Self::Halted,
+            _ => return None,
+        })
+    }
+}
+
+const IA32_PAT: u32 = 0x277;
+/// How long the first poll after a growth from nothing lasts, in nanoseconds (KVM's
+/// `halt_poll_ns_grow_start`).
+const POLL_START: u64 = 10_000;
+
+impl<B: Backend> Loaded<'_, B> {
+    /// HLT: with interrupt controllers in user space a matter for the VMM.
+    pub(crate) fn handle_hlt(&mut self) -> Next {
+        B::skip_instruction(self);
+        if self.apic().is_none() {
+            return self.leave(&UserExit::Hlt);
+        }
+        self.state.mp_state = MpState::Halted;
+        Next::Guest
+    }
+
+    /// HLT where the interrupt that ends it is there already. Returns whether it is.
+    #[inline]
+    pub(crate) fn halt_fast(&mut self) -> bool {
+        let Some(apic) = self.apic() else {
+            return false;
+        };
+        // HLT takes no shadow of STI with it.
+        if apic.lapic.pending().is_none() || B::rflags(self) & Rflags::IF.bits() == 0 {
+            return false;
+        }
+        B::skip_instruction(self);
+        true
+    }
+
+    /// Whether the vCPU is to enter the guest.
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.state.mp_state == MpState::Runnable
+    }
+
+    /// Sleeps until there is something for the vCPU to do, and makes it runnable if that is it.
+    ///
+    /// # Errors
+    ///
+    /// EINTR for a signal.
+    pub(crate) fn block(&mut self) -> Result {
+        let start = clock::monotonic();
+        let vcpu = self.vcpu;
+        let until = start.saturating_add(self.state.halt_poll_ns);
+        let mut woken = self.is_woken();
+        while !woken && wait::may_poll() && clock::monotonic() < until {
+            core::hint::spin_loop();
+            woken = self.is_woken();
+        }
+        let result = if woken {
+            Ok(())
+        } else {
+            vcpu.runner.wait(|| self.is_woken())
+        };
+        if self.state.mp_state == MpState::Halted {
+            self.adapt_poll(clock::monotonic().saturating_sub(start));
+        }
+        result.inspect_err(|_| {
+            self.leave(&UserExit::Intr);
+        })?;
+
+        self.serve_requests();
+        if self.state.mp_state == MpState::Halted {
+            self.state.mp_state = MpState::Runnable;
+        }
+        Ok(())
+    }
+
+    /// Polls longer next time if this wait was a little longer than the poll, and less if it was so
+    /// long that polling was a waste.
+    fn adapt_poll(&mut self, waited: u64) {
+        let limit = u64::from(*module_parameters::halt_poll_ns.value());
+        let poll = &mut self.state.halt_poll_ns;
+        if limit == 0 || waited > limit {
+            *poll = 0;
+        } else if waited > *poll {
+            *poll = (*poll * 2).max(POLL_START).min(limit);
+        }
+    }
+
+    /// Whether a vCPU that waits has something to do. Called with the thread about to sleep: looks,
+    /// and does nothing.
+    fn is_woken(&self) -> bool {
+        let requests = self.vcpu.runner.requests();
+        match self.state.mp_state {
+            MpState::Uninitialized => requests.contains(Requests::INIT),
+            MpState::InitReceived => requests.intersects(Requests::INIT | Requests::SIPI),
+            MpState::Runnable | MpState::Halted => {
+                let events = &self.state.events;
+                !requests.is_empty()
+                    || events.exception.is_some()
+                    || (events.nmi_pending != 0 && !B::nmi_masked(self))
+                    || (self.interrupts_enabled() && self.has_interrupt())
+            }
+        }
+    }
+
+    /// Does what others asked of this vCPU.
+    pub(crate) fn serve_requests(&mut self) {
+        let requests = self.vcpu.runner.take_requests(Requests::all());
+        if requests.contains(Requests::NMI) {
+            self.queue_nmi();
+        }
+        if requests.contains(Requests::APIC_TIMER) {
+            self.apic_timer_expired();
+        }
+        if requests.contains(Requests::IOAPIC_REINJECT) {
+            if let Some(irqchip) = self.vm.irqchip() {
+                irqchip.reinject();
+            }
+        }
+        if requests.contains(Requests::INIT) {
+            self.receive_init();
+        }
+        if requests.contains(Requests::UNHALT) && self.state.mp_state == MpState::Halted {
+            self.state.mp_state = MpState::Runnable;
+        }
+        if requests.contains(Requests::SIPI) && self.state.mp_state == MpState::InitReceived {
+            self.start_up();
+        }
+    }
+
+    /// INIT: all registers but a few are as after reset (SDM vol. 3, table 10-1). An application
+    /// processor then waits for a start-up IPI.
+    fn receive_init(&mut self) {
+        self.init_reset();
+        self.state.mp_state = if self.is_bsp() {
+            MpState::Runnable
+        } else {
+            MpState::InitReceived
+        };
+    }
+
+    /// Registers as INIT leaves them. The FPU, XCR0, the TSC and most MSRs stay.
+    fn init_reset(&mut self) {
+        let pat = B::msr(self, IA32_PAT);
+        self.reset_registers();
+        if let Some(pat) = pat {
+            B::set_msr(self, IA32_PAT, pat);
+        }
+        self.init_apic();
+        self.update_runtime_cpuid();
+    }
+
+    /// A start-up IPI: real mode, at the start of the page that its vector names (SDM vol. 3, 9.4.4).
+    fn start_up(&mut self) {
+        let Some(apic) = self.apic() else {
+            return;
+        };
+        let page = u64::from(apic.sipi_vector());
+        let mut cs = B::segment(self, SegmentRegister::Cs);
+        cs.selector = arch::segment::Selector((page << 8) as u16);
+        cs.base = arch::addr::Gva(page << 12);
+        B::set_segment(self, SegmentRegister::Cs, &cs);
+        B::set_rip(self, 0);
+        self.state.mp_state = MpState::Runnable;
+    }
+}

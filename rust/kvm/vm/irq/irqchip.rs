@@ -1,0 +1,578 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interrupt controllers of a VM, and how interrupts find their way through them.
+//!
+//! A line (GSI) leads by the routing table to pins of the PICs and the IOAPIC, or is a message
+//! itself. Pins make messages; messages find the local APICs they are for. All of this may happen in
+//! any context, an interrupt included, so locks here are taken with interrupts off.
+
+use core::sync::atomic::{
+    AtomicBool,
+    AtomicU32,
+    AtomicU64,
+    AtomicU8,
+    AtomicUsize,
+    Ordering, //
+};
+
+use arch::{
+    apic::{
+        Delivery,
+        Destination,
+        Message, //
+    },
+    ioapic::{
+        self,
+        Ioapic,
+        Written, //
+    },
+    line::LineStatus,
+    pic::DualPic, //
+};
+use kernel::{
+    new_spinlock_irq,
+    prelude::*,
+    sync::{
+        Arc,
+        SetOnce,
+        SpinLockIrq, //
+    },
+};
+
+use super::{
+    local_apic::LocalApic,
+    routing::{
+        Routes,
+        Target,
+        IOAPIC_PINS,
+        PIC_PINS, //
+    },
+};
+use crate::{
+    host::{
+        clock,
+        timer::{
+            self,
+            Timer, //
+        },
+    },
+    vm::{
+        kick::{
+            Requests,
+            Runner, //
+        },
+        MAX_VCPUS, //
+    },
+};
+
+/// Who drives a line. A line is up as long as anybody holds it up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Source {
+    /// The VMM, by ioctl.
+    User = 1 << 0,
+    /// irqfds with a resample eventfd.
+    Resampler = 1 << 1,
+    /// The timer chip.
+    Pit = 1 << 2,
+}
+
+/// Where the interrupt controllers are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// All in the kernel (KVM_CREATE_IRQCHIP).
+    Kernel,
+    /// Local APICs in the kernel, and an IOAPIC of that many pins in the VMM
+    /// (KVM_CAP_SPLIT_IRQCHIP).
+    Split { pins: u32 },
+}
+
+/// Who wants to know that a guest is done with a level-triggered interrupt.
+pub(crate) trait AckNotifier: Send + Sync {
+    /// The guest signalled the end of the interrupt that line `gsi` had raised. No lock is held, and
+    /// nothing here may sleep.
+    fn acknowledged(&self, gsi: u32);
+}
+
+/// Has the first vCPU's thread send again what the IOAPIC held back.
+struct StormEnds(SetOnce<Arc<Runner>>);
+
+impl timer::Target for StormEnds {
+    fn expired(&self, _now: u64) -> Option<u64> {
+        if let Some(runner) = self.0.as_ref() {
+            runner.request(Requests::IOAPIC_REINJECT);
+        }
+        None
+    }
+}
+
+/// The chips that are not local APICs.
+struct Chips {
+    pic: DualPic,
+    ioapic: Ioapic,
+    /// Who holds up each pin of the PICs: bits are [`Source`].
+    pic_levels: [u8; PIC_PINS as usize],
+    /// Who holds up each pin of the IOAPIC.
+    ioapic_levels: [u8; IOAPIC_PINS as usize],
+}
+
+/// The interrupt controllers of a VM.
+#[pin_data]
+pub(crate) struct Irqchip {
+    mode: Mode,
+    apics: [SetOnce<Arc<LocalApic>>; MAX_VCPUS],
+    count: AtomicUsize,
+    /// Whether the APIC of every id below 255 is at the place of that number, and no guest changed
+    /// the id of one.
+    ids_are_places: AtomicBool,
+    #[pin]
+    chips: SpinLockIrq<Chips>,
+    /// Whether the PICs have an interrupt for the bootstrap processor.
+    pic_output: AtomicBool,
+    /// Vectors, a bit each, whose end the IOAPIC is told of though they are edge-triggered: those of
+    /// the timer chip and the real-time clock, which wait for it.
+    watched: [AtomicU64; 4],
+    /// Runs while an interrupt storm is held back.
+    #[pin]
+    storm: Timer<StormEnds>,
+    #[pin]
+    routes: SpinLockIrq<Routes>,
+    /// Counts changes of the routing table.
+    routes_version: AtomicU32,
+    #[pin]
+    notifiers: SpinLockIrq<KVec<Arc<dyn AckNotifier>>>,
+    /// KVM_X2APIC_API_*.
+    x2apic_api: AtomicU8,
+}
+
+/// KVM_X2APIC_API_USE_32BIT_IDS.
+pub(crate) const X2APIC_API_USE_32BIT_IDS: u8 = 1 << 0;
+/// KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK.
+pub(crate) const X2APIC_API_DISABLE_BROADCAST_QUIRK: u8 = 1 << 1;
+
+impl Irqchip {
+    /// Controllers as after power-up.
+    pub(crate) fn new(mode: Mode, x2apic_api: u8) -> Result<Arc<Self>> {
+        let routes = match mode {
+            Mode::Kernel => Routes::identity()?,
+            Mode::Split { .. } => Routes::empty(),
+        };
+        Arc::pin_init(
+            try_pin_init!(Self {
+                mode: mode,
+                apics: [const { SetOnce::new() }; MAX_VCPUS],
+                count: AtomicUsize::new(0),
+                ids_are_places: AtomicBool::new(true),
+                chips <- new_spinlock_irq!(Chips {
+                    pic: DualPic::new(),
+                    ioapic: Ioapic::new(),
+                    pic_levels: [0; PIC_PINS as usize],
+                    ioapic_levels: [0; IOAPIC_PINS as usize],
+                }),
+                pic_output: AtomicBool::new(false),
+                watched: [const { AtomicU64::new(0) }; 4],
+                storm <- Timer::new(StormEnds(SetOnce::new())),
+                routes <- new_spinlock_irq!(routes),
+                routes_version: AtomicU32::new(0),
+                notifiers <- new_spinlock_irq!(KVec::new()),
+                x2apic_api: AtomicU8::new(x2apic_api),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Where the controllers are.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether the PICs and the IOAPIC are in the kernel.
+    pub(crate) fn has_chips(&self) -> bool {
+        self.mode == Mode::Kernel
+    }
+
+    /// KVM_X2APIC_API_* in force.
+    pub(crate) fn x2apic_api(&self) -> u8 {
+        self.x2apic_api.load(Ordering::Relaxed)
+    }
+
+    /// Sets more of them.
+    pub(crate) fn add_x2apic_api(&self, flags: u8) {
+        self.x2apic_api.fetch_or(flags, Ordering::Relaxed);
+    }
+
+    /// Makes a vCPU's APIC known. Calls come one after another, [`MAX_VCPUS`] at most.
+    pub(crate) fn add_apic(&self, apic: Arc<LocalApic>) {
+        let count = self.count.load(Ordering::Relaxed);
+        if let Some(place) = self.apics.get(count) {
+            if apic.lapic.id() as usize != count {
+                self.ids_are_places.store(false, Ordering::Relaxed);
+            }
+            self.storm.0.populate(apic.runner.clone());
+            place.populate(apic);
+            self.count.store(count + 1, Ordering::Release);
+        }
+    }
+
+    /// A guest, or its VMM, may have given an APIC another id.
+    pub(crate) fn id_changed(&self) {
+        self.ids_are_places.store(false, Ordering::Relaxed);
+    }
+
+    /// All local APICs.
+    pub(crate) fn apics(&self) -> impl Iterator<Item = &LocalApic> {
+        let count = self.count.load(Ordering::Acquire);
+        self.apics
+            .iter()
+            .take(count)
+            .filter_map(|place| place.as_ref().map(|apic| &**apic))
+    }
+
+    /// Hands a message to the local APICs it is for; `from` is the one that sends it, if one does.
+    /// Returns how many took it as news, or `None` where nobody is meant.
+    pub(crate) fn deliver(&self, from: Option<&LocalApic>, message: &Message) -> Option<u32> {
+        if let Destination::Itself = message.destination {
+            return from.map(|apic| apic.accept(message).into());
+        }
+        if message.is_lowest_priority() {
+            let willing = || {
+                self.targets(from, message)
+                    .filter(|apic| apic.lapic.takes_interrupts())
+            };
+            let chosen = message.choose(willing().count() as u32)?;
+            let target = willing().nth(chosen as usize)?;
+            return Some(target.accept(message).into());
+        }
+        if let Some(apic) = self.only_target(message) {
+            return Some(apic.accept(message).into());
+        }
+        let mut taken = None;
+        for apic in self.targets(from, message) {
+            *taken.get_or_insert(0) += u32::from(apic.accept(message));
+        }
+        taken
+    }
+
+    /// The APIC that alone is meant by a physical id, which in the usual case is also its place.
+    #[inline]
+    fn only_target(&self, message: &Message) -> Option<&LocalApic> {
+        let Destination::Physical(id) = message.destination else {
+            return None;
+        };
+        // 0xff and above may be everybody.
+        if id >= 0xff {
+            return None;
+        }
+        let apic = self.apics.get(id as usize)?.as_ref()?;
+        // Another one may have this id too, or have taken it for its own.
+        (self.ids_are_places.load(Ordering::Relaxed) && apic.lapic.matches(message, false))
+            .then_some(&**apic)
+    }
+
+    fn targets<'a>(
+        &'a self,
+        from: Option<&'a LocalApic>,
+        message: &'a Message,
+    ) -> impl Iterator<Item = &'a LocalApic> {
+        let is_sender =
+            move |apic: &LocalApic| from.is_some_and(|from| core::ptr::eq(from, apic));
+        self.apics()
+            .filter(move |apic| apic.lapic.matches(message, is_sender(apic)))
+    }
+
+    /// Sends a message-signalled interrupt; see [`Self::deliver`].
+    pub(crate) fn send_msi(&self, address: u64, data: u32) -> Option<u32> {
+        self.deliver(None, &self.msi(address, data))
+    }
+
+    /// The message that an address and data stand for.
+    fn msi(&self, address: u64, data: u32) -> Message {
+        let api = self.x2apic_api();
+        Message {
+            x2apic: api & X2APIC_API_DISABLE_BROADCAST_QUIRK != 0,
+            ..Message::from_msi(address, data, api & X2APIC_API_USE_32BIT_IDS != 0)
+        }
+    }
+
+    /// Sets a line, for as long as `source` says so.
+    pub(crate) fn set_gsi(&self, source: Source, gsi: u32, level: bool) -> LineStatus {
+        let mut status = LineStatus::Ignored;
+        let routes = self.routes.lock();
+        for route in routes.of(gsi) {
+            let result = match route.target {
+                Target::Pic(pin) => self.set_pic_pin(source, pin, level),
+                Target::Ioapic(pin) => self.set_ioapic_pin(source, pin, level),
+                Target::Msi { address, data } if level => {
+                    LineStatus::from_takers(self.send_msi(address, data))
+                }
+                Target::Msi { .. } => LineStatus::Ignored,
+            };
+            status = status.and(result);
+        }
+        status
+    }
+
+    fn set_pic_pin(&self, source: Source, pin: u8, level: bool) -> LineStatus {
+        let mut chips = self.chips.lock();
+        let Some(held) = chips.pic_levels.get_mut(usize::from(pin)) else {
+            return LineStatus::Ignored;
+        };
+        let up = hold(held, source, level);
+        let status = chips.pic.set_irq(pin, up);
+        self.update_pic_output(&chips.pic);
+        status
+    }
+
+    fn set_ioapic_pin(&self, source: Source, pin: u8, level: bool) -> LineStatus {
+        let mut chips = self.chips.lock();
+        let Some(held) = chips.ioapic_levels.get_mut(usize::from(pin)) else {
+            return LineStatus::Ignored;
+        };
+        let up = hold(held, source, level);
+        let line_status = source == Source::User;
+        chips
+            .ioapic
+            .set_line(pin, up, line_status, |message| self.deliver_from_ioapic(message))
+    }
+
+    fn deliver_from_ioapic(&self, message: &Message) -> Option<u32> {
+        match message.delivery {
+            // It comes through LINT0, or not at all.
+            Delivery::ExtInt => None,
+            _ => self.deliver(None, message),
+        }
+    }
+
+    /// Takes over what the PICs say, and gets the bootstrap processor to look at it.
+    fn update_pic_output(&self, pic: &DualPic) {
+        let output = pic.pending();
+        if output == self.pic_output.swap(output, Ordering::AcqRel) || !output {
+            return;
+        }
+        if let Some(apic) = self.apics().find(|apic| apic.lapic.takes_extint()) {
+            apic.runner.kick();
+        }
+    }
+
+    /// Whether the PICs have an interrupt.
+    #[inline]
+    pub(crate) fn has_pic_output(&self) -> bool {
+        self.pic_output.load(Ordering::Relaxed)
+    }
+
+    /// The processor acknowledges the PICs' interrupt, and gets its vector.
+    pub(crate) fn acknowledge_pic(&self) -> Option<u8> {
+        let mut chips = self.chips.lock();
+        if !chips.pic.pending() {
+            self.pic_output.store(false, Ordering::Relaxed);
+            return None;
+        }
+        let vector = chips.pic.acknowledge();
+        self.update_pic_output(&chips.pic);
+        let ended = chips.pic.take_ended();
+        drop(chips);
+        self.notify_pic(ended);
+        Some(vector)
+    }
+
+    /// A guest signals the end of an interrupt that was level-triggered.
+    pub(crate) fn end_of_interrupt(&self, vector: u8) {
+        let pins = self.chips.lock().ioapic.pins_of(vector);
+        self.notify(|routes| lines_of(pins, |pin| routes.gsi_of(Target::Ioapic(pin))));
+        let mut chips = self.chips.lock();
+        let storm = chips
+            .ioapic
+            .eoi(pins, |message| self.deliver_from_ioapic(message));
+        drop(chips);
+        if storm {
+            let later = clock::monotonic().saturating_add(ioapic::REINJECT_DELAY);
+            self.storm.start(later);
+        }
+    }
+
+    /// Sends what the IOAPIC held back in an interrupt storm.
+    pub(crate) fn reinject(&self) {
+        self.chips
+            .lock()
+            .ioapic
+            .reinject(|message| self.deliver_from_ioapic(message));
+    }
+
+    /// Whether the IOAPIC is told of the end of an edge-triggered interrupt of this vector.
+    #[inline]
+    pub(crate) fn watches(&self, vector: u8) -> bool {
+        self.watched
+            .get(usize::from(vector >> 6))
+            .is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (vector & 63) != 0)
+    }
+
+    fn update_watched(&self, ioapic: &Ioapic) {
+        /// Where the timer chip is wired to in the two usual ways, and the real-time clock.
+        const PINS: [u8; 3] = [0, 2, ioapic::RTC_PIN];
+        let mut watched = [0u64; 4];
+        for entry in PINS.into_iter().filter_map(|pin| ioapic.entry(pin)) {
+            if !entry.is_masked() {
+                let vector = entry.vector();
+                watched[usize::from(vector >> 6)] |= 1 << (vector & 63);
+            }
+        }
+        for (word, new) in self.watched.iter().zip(watched) {
+            word.store(new, Ordering::Relaxed);
+        }
+    }
+
+    fn notify_pic(&self, pins: u16) {
+        if pins != 0 {
+            self.notify(|routes| {
+                lines_of(pins.into(), |pin| routes.gsi_of(Target::Pic(pin)))
+            });
+        }
+    }
+
+    /// Tells whoever asked that interrupts of these lines have ended.
+    fn notify(&self, lines: impl FnOnce(&Routes) -> [Option<u32>; IOAPIC_PINS as usize]) {
+        if self.notifiers.lock().is_empty() {
+            return;
+        }
+        let lines = lines(&self.routes.lock());
+        for gsi in lines.into_iter().flatten() {
+            let mut i = 0;
+            loop {
+                // One at a time, for what it does not to happen under the lock.
+                let notifier = self.notifiers.lock().get(i).cloned();
+                let Some(notifier) = notifier else {
+                    break;
+                };
+                notifier.acknowledged(gsi);
+                i += 1;
+            }
+        }
+    }
+
+    /// Has `notifier` told of interrupts that have ended.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn add_notifier(&self, notifier: Arc<dyn AckNotifier>) -> Result {
+        let count = self.notifiers.lock().len();
+        let mut grown = KVec::with_capacity(count + 8, GFP_KERNEL_ACCOUNT)?;
+        let mut list = self.notifiers.lock();
+        for old in list.iter() {
+            grown.push(old.clone(), GFP_ATOMIC)?;
+        }
+        grown.push(notifier, GFP_ATOMIC)?;
+        core::mem::swap(&mut *list, &mut grown);
+        drop(list);
+        Ok(())
+    }
+
+    /// Takes it back.
+    pub(crate) fn remove_notifier(&self, notifier: &Arc<dyn AckNotifier>) {
+        let mut list = self.notifiers.lock();
+        let place = list.iter().position(|other| Arc::ptr_eq(other, notifier));
+        let removed = place.and_then(|place| list.remove(place).ok());
+        drop(list);
+        drop(removed);
+    }
+
+    /// Puts another routing table in force.
+    pub(crate) fn set_routes(&self, mut routes: Routes) {
+        core::mem::swap(&mut *self.routes.lock(), &mut routes);
+        self.routes_version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts the tables that were in force.
+    pub(crate) fn routes_version(&self) -> u32 {
+        self.routes_version.load(Ordering::Acquire)
+    }
+
+    /// Whether the end of an interrupt of this vector is a matter for the VMM's IOAPIC.
+    pub(crate) fn vmm_wants_eoi(&self, apic: &LocalApic, vector: u8) -> bool {
+        let Mode::Split { pins } = self.mode else {
+            return false;
+        };
+        let routes = self.routes.lock();
+        let wants = routes.messages(pins).any(|(address, data)| {
+            let message = self.msi(address, data);
+            message.level && message.vector == vector && apic.lapic.matches(&message, false)
+        });
+        wants
+    }
+
+    /// Calls `f` with the PICs.
+    pub(crate) fn with_pic<R>(&self, f: impl FnOnce(&mut DualPic) -> R) -> R {
+        let mut chips = self.chips.lock();
+        let result = f(&mut chips.pic);
+        self.update_pic_output(&chips.pic);
+        let ended = chips.pic.take_ended();
+        drop(chips);
+        self.notify_pic(ended);
+        result
+    }
+
+    /// Reads registers of the IOAPIC.
+    pub(crate) fn read_ioapic(&self, offset: u64, data: &mut [u8]) {
+        self.chips.lock().ioapic.read_bytes(offset, data);
+    }
+
+    /// Writes registers of the IOAPIC.
+    pub(crate) fn write_ioapic(&self, offset: u64, data: &[u8]) {
+        let mut chips = self.chips.lock();
+        let written = chips.ioapic.write_bytes(offset, data);
+        self.update_watched(&chips.ioapic);
+        if let Written::Entry {
+            pin, pending: true, ..
+        } = written
+        {
+            chips
+                .ioapic
+                .resend(pin, |message| self.deliver_from_ioapic(message));
+        }
+    }
+
+    /// The state of the IOAPIC.
+    pub(crate) fn ioapic_state(&self) -> ioapic::State {
+        self.chips.lock().ioapic.state()
+    }
+
+    /// Sets the state of the IOAPIC.
+    pub(crate) fn set_ioapic_state(&self, state: ioapic::State) {
+        let mut chips = self.chips.lock();
+        chips
+            .ioapic
+            .set_state(state, |message| self.deliver_from_ioapic(message));
+        self.update_watched(&chips.ioapic);
+    }
+
+    /// Whether `gpa` is in the registers of the IOAPIC. Returns the offset.
+    #[inline]
+    pub(crate) fn ioapic_offset(&self, gpa: u64) -> Option<u64> {
+        let offset = gpa.wrapping_sub(ioapic::DEFAULT_BASE);
+        (offset < ioapic::LENGTH && self.has_chips()).then_some(offset)
+    }
+}
+
+/// Notes that `source` holds a pin up or lets go. Returns whether anybody holds it.
+fn hold(held: &mut u8, source: Source, level: bool) -> bool {
+    if level {
+        *held |= source as u8;
+    } else {
+        *held &= !(source as u8);
+    }
+    *held != 0
+}
+
+/// What `line` says of each pin whose bit is set.
+fn lines_of(
+    pins: u32,
+    line: impl Fn(u8) -> Option<u32>,
+) -> [Option<u32>; IOAPIC_PINS as usize] {
+    core::array::from_fn(|pin| {
+        if pins & 1 << pin != 0 {
+            line(pin as u8)
+        } else {
+            None
+        }
+    })
+}

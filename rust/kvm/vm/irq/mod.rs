@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Interrupt controllers in the kernel.
+//!
+//! What the chips do is in `arch` (`apic`, `ioapic`, `pic`, `pit`); here is who may do it when:
+//! [`Irqchip`] is what a VM's vCPUs share, [`LocalApic`] what each has and others may touch, and
+//! `vcpu` what a vCPU's own thread does with it.
+
+mod irqchip;
+mod local_apic;
+mod pit;
+mod routing;
+mod vcpu;
+
+pub(crate) use self::{
+    irqchip::{
+        AckNotifier,
+        Irqchip,
+        Mode,
+        Source,
+        X2APIC_API_DISABLE_BROADCAST_QUIRK,
+        X2APIC_API_USE_32BIT_IDS, //
+    },
+    local_apic::LocalApic,
+    pit::Pit,
+    routing::{
+        Route,
+        Routes,
+        Target,
+        IOAPIC_PINS,
+        MAX_ROUTES, //
+    },
+    vcpu::{
+        new_timer,
+        Aftermath, //
+    },
+};

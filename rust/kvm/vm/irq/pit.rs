@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The timer chip, an i8254, and its interrupt on line 0.
+
+use arch::pit::{
+    self,
+    Pit as Chip, //
+};
+use kernel::{
+    new_spinlock_irq,
+    prelude::*,
+    sync::{
+        Arc,
+        SpinLockIrq, //
+    },
+};
+
+use super::irqchip::{
+    AckNotifier,
+    Irqchip,
+    Source, //
+};
+use crate::host::{
+    clock,
+    timer::{
+        self,
+        Timer, //
+    },
+};
+
+/// The line of the timer.
+const GSI: u32 = 0;
+
+/// What is behind the ports.
+struct State {
+    chip: Chip,
+    /// Ticks that the guest has not been given.
+    pending: u32,
+    /// Whether the guest has taken the last one.
+    acknowledged: bool,
+    /// Whether missed ticks are made up for (KVM_REINJECT_CONTROL).
+    reinject: bool,
+    /// KVM_PIT_FLAGS_HPET_LEGACY: an HPET took channel 0's place.
+    hpet_legacy: bool,
+}
+
+/// Channel 0 and the line it drives.
+#[pin_data]
+pub(crate) struct Channel0 {
+    irqchip: Arc<Irqchip>,
+    #[pin]
+    state: SpinLockIrq<State>,
+}
+
+/// The timer chip of a VM.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Pit {
+    #[pin]
+    timer: Timer<Arc<Channel0>>,
+    channel0: Arc<Channel0>,
+    has_speaker: bool,
+}
+
+impl Channel0 {
+    /// A rising edge on the line.
+    fn pulse(&self) {
+        self.irqchip.set_gsi(Source::Pit, GSI, true);
+        self.irqchip.set_gsi(Source::Pit, GSI, false);
+    }
+}
+
+impl timer::Target for Channel0 {
+    fn expired(&self, now: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        let due = if state.reinject {
+            state.pending = state.pending.saturating_add(1);
+            core::mem::take(&mut state.acknowledged)
+        } else {
+            true
+        };
+        let next = if state.hpet_legacy {
+            None
+        } else {
+            state.chip.next_rising_edge(0, now)
+        };
+        drop(state);
+        if due {
+            self.pulse();
+        }
+        next
+    }
+}
+
+impl AckNotifier for Channel0 {
+    fn acknowledged(&self, gsi: u32) {
+        if gsi != GSI {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.pending = state.pending.saturating_sub(1);
+        // One that was missed follows at once.
+        let again = state.reinject && state.pending != 0;
+        state.acknowledged = !again;
+        drop(state);
+        if again {
+            self.pulse();
+        }
+    }
+}
+
+impl Pit {
+    /// A timer chip as after power-up; `has_speaker` if port 0x61 is its, too.
+    pub(crate) fn new(irqchip: Arc<Irqchip>, has_speaker: bool) -> Result<Arc<Self>> {
+        let channel0 = Arc::pin_init(
+            try_pin_init!(Channel0 {
+                irqchip: irqchip.clone(),
+                state <- new_spinlock_irq!(State {
+                    chip: Chip::new(),
+                    pending: 0,
+                    acknowledged: true,
+                    reinject: true,
+                    hpet_legacy: false,
+                }),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let target = channel0.clone();
+        let pit = Arc::pin_init(
+            try_pin_init!(Self {
+                timer <- Timer::new(target),
+                channel0: channel0,
+                has_speaker: has_speaker,
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        irqchip.add_notifier(pit.channel0.clone())?;
+        Ok(pit)
+    }
+
+    /// Whether `port` is this chip's.
+    #[inline]
+    pub(crate) fn owns(&self, port: u16) -> bool {
+        matches!(port, pit::CHANNEL_0..=pit::CONTROL) || (port == pit::SPEAKER && self.has_speaker)
+    }
+
+    /// Reads a port.
+    pub(crate) fn read(&self, port: u16) -> u8 {
+        let now = clock::monotonic();
+        let mut state = self.channel0.state.lock();
+        state.chip.read(port, now).unwrap_or(0xff)
+    }
+
+    /// Writes a port.
+    pub(crate) fn write(&self, port: u16, value: u8) {
+        let now = clock::monotonic();
+        let mut state = self.channel0.state.lock();
+        state.chip.write(port, value, now);
+        if port == pit::CHANNEL_0 || port == pit::CONTROL {
+            state.pending = 0;
+            state.acknowledged = true;
+        }
+        drop(state);
+        if port != pit::SPEAKER {
+            self.restart(now);
+        }
+    }
+
+    /// Starts the timer for what channel 0 does from `now` on.
+    fn restart(&self, now: u64) {
+        let state = self.channel0.state.lock();
+        let next = if state.hpet_legacy {
+            None
+        } else {
+            state.chip.next_rising_edge(0, now)
+        };
+        drop(state);
+        match next {
+            Some(next) => self.timer.start(next),
+            None => {
+                self.timer.cancel();
+            }
+        }
+    }
+
+    /// Makes up for missed ticks, or does not (api.rst, 4.67 KVM_REINJECT_CONTROL).
+    pub(crate) fn set_reinject(&self, reinject: bool) {
+        let mut state = self.channel0.state.lock();
+        state.reinject = reinject;
+        state.pending = 0;
+        state.acknowledged = true;
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Pit {
+    fn drop(self: Pin<&mut Self>) {
+        // The two would keep each other alive.
+        let notifier: Arc<dyn AckNotifier> = self.channel0.clone();
+        self.channel0.irqchip.remove_notifier(&notifier);
+    }
+}

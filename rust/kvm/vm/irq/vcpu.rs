@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU and its local APIC: register accesses and what follows from them, the timer, and the
+//! interrupt to take next.
+
+use arch::apic::{
+    Delivery,
+    Effect,
+    Eoi,
+    Features,
+    LocalInterrupt,
+    Lvt,
+    Timer,
+    TimerMode,
+    TimerWrite,
+    FIRST_MSR,
+    LAST_MSR, //
+};
+use kernel::prelude::*;
+
+use super::{
+    irqchip::X2APIC_API_USE_32BIT_IDS,
+    local_apic::LocalApic, //
+};
+use crate::{
+    host::clock,
+    vm::{
+        backend::Backend,
+        kick::Requests,
+        vcpu::Loaded, //
+    },
+};
+
+/// IA32_TSC_DEADLINE.
+pub(crate) const IA32_TSC_DEADLINE: u32 = 0x6e0;
+
+/// What an APIC access leaves for the way out of the inner loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Aftermath {
+    /// Nothing.
+    None,
+    /// The VMM's IOAPIC has to know of the end of this interrupt (KVM_EXIT_IOAPIC_EOI).
+    IoapicEoi(u8),
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// Whether an interrupt of the local APIC or the PICs waits that the guest could be given as
+    /// far as they are concerned.
+    #[inline]
+    pub(crate) fn has_interrupt(&self) -> bool {
+        self.apic()
+            .is_some_and(|apic| apic.lapic.pending().is_some() || self.has_extint(apic))
+    }
+
+    /// Whether the PICs, or for a split interrupt controller the VMM, have an interrupt that comes
+    /// through LINT0.
+    #[inline]
+    fn has_extint(&self, apic: &LocalApic) -> bool {
+        let waits = self.state.external_interrupt.is_some()
+            || self
+                .vm
+                .irqchip()
+                .is_some_and(|irqchip| irqchip.has_pic_output());
+        waits && apic.lapic.takes_extint()
+    }
+
+    /// The vector of the interrupt to inject, which is in service from now on.
+    pub(crate) fn take_interrupt(&mut self) -> Option<u8> {
+        let apic = self.vcpu.apic.as_deref()?;
+        if self.has_extint(apic) {
+            if let Some(vector) = self.state.external_interrupt.take() {
+                return Some(vector);
+            }
+            if let Some(vector) = self.vm.irqchip()?.acknowledge_pic() {
+                return Some(vector);
+            }
+        }
+        let vector = apic.lapic.pending()?;
+        apic.lapic.acknowledge(vector);
+        Some(vector)
+    }
+
+    /// CR8.
+    #[inline]
+    pub(crate) fn cr8(&self) -> u64 {
+        match self.apic() {
+            Some(apic) => apic.lapic.cr8(),
+            None => self.state.cr8,
+        }
+    }
+
+    /// Sets CR8, which has 4 bits.
+    pub(crate) fn set_cr8(&mut self, value: u64) {
+        match self.apic() {
+            Some(apic) => apic.lapic.set_cr8(value),
+            None => self.state.cr8 = value,
+        }
+    }
+
+    /// IA32_APIC_BASE.
+    pub(crate) fn apic_base(&self) -> u64 {
+        match self.apic() {
+            Some(apic) => apic.lapic.base(),
+            None => self.state.msrs.apic_base,
+        }
+    }
+
+    /// IA32_APIC_BASE of an APIC in the kernel; `host` if the VMM writes it.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for reserved bits and for modes that cannot be entered from this one.
+    pub(super) fn set_apic_base(&mut self, value: u64, host: bool) -> Result {
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return Ok(());
+        };
+        let maxphyaddr = self.state.cpuid.limits().maxphyaddr;
+        let effect = apic
+            .lapic
+            .set_base(value, maxphyaddr, host)
+            .map_err(|_| EINVAL)?;
+        self.follow(apic, effect);
+        Ok(())
+    }
+
+    /// Writes IA32_APIC_BASE, wherever the APIC is.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for reserved bits and for modes that cannot be entered from this one.
+    pub(crate) fn write_apic_base(&mut self, value: u64, host: bool) -> Result {
+        if self.apic().is_some() {
+            self.set_apic_base(value, host)?;
+        } else {
+            self.write_own_apic_base(value)?;
+        }
+        self.update_runtime_cpuid();
+        Ok(())
+    }
+
+    /// Follows the CPUID that the VMM set.
+    pub(crate) fn apic_cpuid_changed(&mut self) {
+        const ECX_X2APIC: u32 = 1 << 21;
+        const ECX_TSC_DEADLINE: u32 = 1 << 24;
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return;
+        };
+        let ecx = self.state.cpuid.words(1, 0)[2];
+        let mut features = apic.lapic.features();
+        features.set(Features::X2APIC, ecx & ECX_X2APIC != 0);
+        features.set(Features::TSC_DEADLINE, ecx & ECX_TSC_DEADLINE != 0);
+        // Not with an IOAPIC here, which has no EOI register.
+        let split = self
+            .vm
+            .irqchip()
+            .is_some_and(|irqchip| !irqchip.has_chips());
+        features.set(Features::SUPPRESS_EOI_BROADCAST, split);
+        apic.lapic.set_features(features);
+    }
+
+    /// What an access to a register entails.
+    fn follow(&mut self, apic: &LocalApic, effect: Effect) {
+        match effect {
+            Effect::None | Effect::Tpr | Effect::Lvt(_) => {}
+            Effect::Send(message) => {
+                if let Some(irqchip) = self.vm.irqchip() {
+                    irqchip.deliver(Some(apic), &message);
+                }
+            }
+            Effect::Eoi(eoi) => self.end_of_interrupt(apic, eoi),
+            Effect::Timer(write) => self.write_apic_timer(apic, write),
+            Effect::SoftwareEnable(enabled) => {
+                if !enabled {
+                    apic.runner.take_requests(Requests::APIC_TIMER);
+                }
+            }
+            Effect::Destination | Effect::Mode => {
+                if let Some(irqchip) = self.vm.irqchip() {
+                    if u32::from(apic.lapic.xapic_id() as u8) != apic.lapic.id()
+                        && !apic.lapic.is_x2apic()
+                    {
+                        irqchip.id_changed();
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_of_interrupt(&mut self, apic: &LocalApic, eoi: Eoi) {
+        let Some(irqchip) = self.vm.irqchip() else {
+            return;
+        };
+        if irqchip.has_chips() {
+            if eoi.level && !eoi.suppressed || irqchip.watches(eoi.vector) {
+                irqchip.end_of_interrupt(eoi.vector);
+            }
+        } else if eoi.level && !eoi.suppressed && irqchip.vmm_wants_eoi(apic, eoi.vector) {
+            self.state.aftermath = Aftermath::IoapicEoi(eoi.vector);
+        }
+    }
+
+    /// WRMSR of the x2APIC registers that matter, without leaving the inner loop. Returns whether
+    /// it was served.
+    ///
+    /// The CPU is in guest mode: what may not happen there, waking another thread above all, is
+    /// left to [`Self::write_apic_msr`].
+    #[inline]
+    pub(crate) fn write_apic_msr_fast(&mut self, index: u32, value: u64) -> bool {
+        /// x2APIC EOI.
+        const EOI: u32 = 0x80b;
+        /// x2APIC SELF IPI.
+        const SELF_IPI: u32 = 0x83f;
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return false;
+        };
+        match index {
+            EOI if value == 0 && apic.lapic.is_x2apic() => {
+                let Some(vector) = apic.lapic.highest_isr() else {
+                    return true;
+                };
+                let watched = || {
+                    let irqchip = self.vm.irqchip();
+                    irqchip.is_some_and(|irqchip| irqchip.watches(vector))
+                };
+                if apic.lapic.ended(vector).level || watched() {
+                    return false;
+                }
+                apic.lapic.eoi();
+                true
+            }
+            SELF_IPI if value <= 0xff && apic.lapic.is_x2apic() => {
+                apic.lapic.accept(value as u8, false);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// WRMSR of an APIC register, or KVM_SET_MSRS of one.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL: #GP.
+    pub(crate) fn write_apic_msr(&mut self, index: u32, value: u64) -> Result {
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return Err(EINVAL);
+        };
+        if index == IA32_TSC_DEADLINE {
+            self.set_tsc_deadline(apic, value);
+            return Ok(());
+        }
+        let effect = apic.lapic.write_msr(index, value).map_err(|_| EINVAL)?;
+        self.follow(apic, effect);
+        Ok(())
+    }
+
+    /// RDMSR of an APIC register; `None` is #GP.
+    pub(crate) fn read_apic_msr(&self, index: u32) -> Option<u64> {
+        let apic = self.apic()?;
+        if index == IA32_TSC_DEADLINE {
+            return Some(self.state.apic_timer.tsc_deadline());
+        }
+        apic.lapic
+            .read_msr(index, || self.apic_current_count())
+            .ok()
+    }
+
+    /// Whether an MSR is the local APIC's.
+    pub(crate) fn is_apic_msr(index: u32) -> bool {
+        matches!(index, FIRST_MSR..=LAST_MSR | IA32_TSC_DEADLINE)
+    }
+
+    /// Whether `gpa` is in the register page of this vCPU's APIC. Returns the offset.
+    #[inline]
+    fn apic_offset(&self, gpa: u64) -> Option<u32> {
+        let lapic = &self.apic()?.lapic;
+        let offset = gpa.wrapping_sub(lapic.address());
+        (offset < 0x1000 && lapic.is_memory_mapped()).then_some(offset as u32)
+    }
+
+    /// Reads from the register page of the APIC. Returns whether `gpa` is in it.
+    pub(crate) fn read_apic_page(&mut self, gpa: u64, data: &mut [u8]) -> bool {
+        let (Some(offset), Some(apic)) = (self.apic_offset(gpa), self.apic()) else {
+            return false;
+        };
+        apic.lapic
+            .read_bytes(offset, data, || self.apic_current_count());
+        true
+    }
+
+    /// Writes to the register page of the APIC. Returns whether `gpa` is in it.
+    pub(crate) fn write_apic_page(&mut self, gpa: u64, data: &[u8]) -> bool {
+        let (Some(offset), Some(apic)) = (self.apic_offset(gpa), self.vcpu.apic.as_deref()) else {
+            return false;
+        };
+        let effect = apic.lapic.write_bytes(offset, data);
+        self.follow(apic, effect);
+        true
+    }
+
+    fn apic_current_count(&self) -> u32 {
+        self.state.apic_timer.current_count(clock::monotonic())
+    }
+
+    fn write_apic_timer(&mut self, apic: &LocalApic, write: TimerWrite) {
+        self.state.apic_timer.write(write, clock::monotonic());
+        self.start_apic_timer(apic);
+    }
+
+    /// Starts the host's timer for what the APIC's is set to, or stops it.
+    fn start_apic_timer(&mut self, apic: &LocalApic) {
+        match self.state.apic_timer.deadline() {
+            Some(deadline) => apic.timer.start(deadline),
+            None => {
+                apic.timer.cancel();
+                apic.runner.take_requests(Requests::APIC_TIMER);
+            }
+        }
+    }
+
+    /// IA32_TSC_DEADLINE (SDM vol. 3, 11.5.4.1).
+    fn set_tsc_deadline(&mut self, apic: &LocalApic, deadline: u64) {
+        if !self.state.apic_timer.set_tsc_deadline(deadline) {
+            return;
+        }
+        if deadline == 0 {
+            apic.timer.cancel();
+            apic.runner.take_requests(Requests::APIC_TIMER);
+            return;
+        }
+        let ticks = deadline.saturating_sub(self.read_tsc());
+        if ticks == 0 || deadline < self.read_tsc() {
+            apic.runner.request_own(Requests::APIC_TIMER);
+            return;
+        }
+        let wait = self.tsc_to_ns(ticks);
+        apic.timer.start(clock::monotonic().saturating_add(wait));
+    }
+
+    /// The APIC timer has expired.
+    pub(crate) fn apic_timer_expired(&mut self) {
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return;
+        };
+        if let Some(next) = self.state.apic_timer.expire(clock::monotonic()) {
+            apic.timer.start(next);
+        }
+        if let Some(interrupt) = apic.lapic.local(Lvt::Timer) {
+            self.deliver_local(apic, &interrupt);
+        }
+    }
+
+    /// Takes an interrupt that arose at this processor.
+    fn deliver_local(&mut self, apic: &LocalApic, interrupt: &LocalInterrupt) {
+        match interrupt.delivery {
+            Delivery::Fixed => {
+                apic.lapic.accept(interrupt.vector, interrupt.level);
+            }
+            Delivery::Nmi => self.queue_nmi(),
+            _ => {}
+        }
+    }
+
+    /// The state of the APIC (api.rst, 4.57 KVM_GET_LAPIC).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where the APIC is not in the kernel.
+    pub(crate) fn save_apic(&mut self, out: &mut [u8; 0x400]) -> Result {
+        let wide = self.has_wide_ids();
+        self.serve_requests();
+        let apic = self.apic().ok_or(EINVAL)?;
+        apic.lapic.save(out, wide, self.apic_current_count());
+        Ok(())
+    }
+
+    /// Sets the state of the APIC (api.rst, 4.58 KVM_SET_LAPIC).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where the APIC is not in the kernel, or the state is not one of it.
+    pub(crate) fn restore_apic(&mut self, state: &[u8; 0x400]) -> Result {
+        let wide = self.has_wide_ids();
+        let apic = self.vcpu.apic.as_deref().ok_or(EINVAL)?;
+        let saved = apic.lapic.restore(state, wide).map_err(|_| EINVAL)?;
+        let tsc_deadline = self.state.apic_timer.tsc_deadline();
+        self.state.apic_timer.restore(&saved, clock::monotonic());
+        self.start_apic_timer(apic);
+        if saved.mode == TimerMode::TscDeadline {
+            self.set_tsc_deadline(apic, tsc_deadline);
+        }
+        self.follow(apic, Effect::Destination);
+        Ok(())
+    }
+
+    fn has_wide_ids(&self) -> bool {
+        self.vm
+            .irqchip()
+            .is_some_and(|irqchip| irqchip.x2apic_api() & X2APIC_API_USE_32BIT_IDS != 0)
+    }
+
+    /// Puts the APIC into the state that INIT leaves.
+    pub(crate) fn init_apic(&mut self) {
+        if let Some(apic) = self.apic() {
+            apic.lapic.init_reset();
+            apic.timer.cancel();
+            apic.runner.take_requests(Requests::APIC_TIMER);
+        }
+        self.state.apic_timer.reset();
+    }
+}
+
+/// A timer as a vCPU starts with.
+pub(crate) const fn new_timer() -> Timer {
+    /// KVM_CAP_X86_APIC_BUS_CYCLES_NS as long as nobody says otherwise.
+    const BUS_CYCLE: u64 = 1;
+    Timer::new(BUS_CYCLE, arch::apic::MIN_PERIOD)
+}
