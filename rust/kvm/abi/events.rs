@@ -28,7 +28,17 @@ use crate::{
 pub(super) fn interrupt<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     let interrupt: kvm_interrupt = copy::read(arg)?;
     let vector = u8::try_from(interrupt.irq).map_err(|_| EINVAL)?;
-    cx.state.events.interrupt = Some(vector);
+    match cx.vm.irqchip().map(|irqchip| irqchip.has_chips()) {
+        // The PICs are in the VMM, and there is no APIC between.
+        None => cx.state.events.interrupt = Some(vector),
+        Some(true) => return Err(ENXIO),
+        Some(false) => {
+            if cx.state.external_interrupt.is_some() {
+                return Err(EEXIST);
+            }
+            cx.state.external_interrupt = Some(vector);
+        }
+    }
     Ok(0)
 }
 
@@ -40,6 +50,7 @@ pub(super) fn nmi<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<i32> {
 
 /// KVM_GET_VCPU_EVENTS (api.rst, 4.31).
 pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    cx.serve_requests();
     // Without KVM_CAP_EXCEPTION_PAYLOAD a VMM cannot carry a payload: it is delivered now.
     if let Some(queued) = cx.state.events.exception.as_mut() {
         let delivered = *queued;
@@ -89,6 +100,11 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
     let has_exception = new.exception.injected != 0;
     if has_exception && (new.exception.nr > 31 || new.exception.nr == Exception::Nmi.vector()) {
         return Err(EINVAL);
+    }
+    if new.flags & bindings::KVM_VCPUEVENT_VALID_SIPI_VECTOR != 0 {
+        if let Some(apic) = cx.apic() {
+            apic.set_sipi_vector(new.sipi_vector as u8);
+        }
     }
     let has_shadow = new.flags & bindings::KVM_VCPUEVENT_VALID_SHADOW != 0;
 

@@ -13,19 +13,28 @@ use crate::host::bindings::{
     kvm_coalesced_mmio_zone,
     kvm_cpuid2,
     kvm_debugregs,
+    kvm_enable_cap,
     kvm_fpu,
     kvm_guest_debug,
     kvm_interrupt,
     kvm_ioeventfd,
+    kvm_irq_level,
+    kvm_irq_routing,
+    kvm_irqchip,
+    kvm_lapic_state,
     kvm_mp_state,
+    kvm_msi,
     kvm_msr_list,
     kvm_msrs,
+    kvm_pit_config,
     kvm_regs,
     kvm_signal_mask,
     kvm_sregs,
     kvm_sregs2,
+    kvm_tpr_access_ctl,
     kvm_translation,
     kvm_userspace_memory_region,
+    kvm_vapic_addr,
     kvm_vcpu_events,
     kvm_xcrs,
     kvm_xsave, //
@@ -49,6 +58,17 @@ pub(super) const KVM_SET_IDENTITY_MAP_ADDR: u32 = _IOW::<u64>(KVMIO, 0x48);
 pub(super) const KVM_REGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x67);
 pub(super) const KVM_UNREGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x68);
 pub(super) const KVM_IOEVENTFD: u32 = _IOW::<kvm_ioeventfd>(KVMIO, 0x79);
+pub(super) const KVM_CREATE_IRQCHIP: u32 = _IO(KVMIO, 0x60);
+pub(super) const KVM_IRQ_LINE: u32 = _IOW::<kvm_irq_level>(KVMIO, 0x61);
+pub(super) const KVM_GET_IRQCHIP: u32 = _IOWR::<kvm_irqchip>(KVMIO, 0x62);
+pub(super) const KVM_SET_IRQCHIP: u32 = _IOR::<kvm_irqchip>(KVMIO, 0x63);
+pub(super) const KVM_CREATE_PIT: u32 = _IO(KVMIO, 0x64);
+pub(super) const KVM_IRQ_LINE_STATUS: u32 = _IOWR::<kvm_irq_level>(KVMIO, 0x67);
+pub(super) const KVM_SET_GSI_ROUTING: u32 = _IOW::<kvm_irq_routing>(KVMIO, 0x6a);
+pub(super) const KVM_REINJECT_CONTROL: u32 = _IO(KVMIO, 0x71);
+pub(super) const KVM_CREATE_PIT2: u32 = _IOW::<kvm_pit_config>(KVMIO, 0x77);
+pub(super) const KVM_SET_BOOT_CPU_ID: u32 = _IO(KVMIO, 0x78);
+pub(super) const KVM_SIGNAL_MSI: u32 = _IOW::<kvm_msi>(KVMIO, 0xa5);
 
 pub(super) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 pub(super) const KVM_GET_REGS: u32 = _IOR::<kvm_regs>(KVMIO, 0x81);
@@ -64,6 +84,10 @@ pub(super) const KVM_GET_FPU: u32 = _IOR::<kvm_fpu>(KVMIO, 0x8c);
 pub(super) const KVM_SET_FPU: u32 = _IOW::<kvm_fpu>(KVMIO, 0x8d);
 pub(super) const KVM_SET_CPUID2: u32 = _IOW::<kvm_cpuid2>(KVMIO, 0x90);
 pub(super) const KVM_GET_CPUID2: u32 = _IOWR::<kvm_cpuid2>(KVMIO, 0x91);
+pub(super) const KVM_GET_LAPIC: u32 = _IOR::<kvm_lapic_state>(KVMIO, 0x8e);
+pub(super) const KVM_SET_LAPIC: u32 = _IOW::<kvm_lapic_state>(KVMIO, 0x8f);
+pub(super) const KVM_TPR_ACCESS_REPORTING: u32 = _IOWR::<kvm_tpr_access_ctl>(KVMIO, 0x92);
+pub(super) const KVM_SET_VAPIC_ADDR: u32 = _IOW::<kvm_vapic_addr>(KVMIO, 0x93);
 pub(super) const KVM_GET_MP_STATE: u32 = _IOR::<kvm_mp_state>(KVMIO, 0x98);
 pub(super) const KVM_SET_MP_STATE: u32 = _IOW::<kvm_mp_state>(KVMIO, 0x99);
 pub(super) const KVM_NMI: u32 = _IO(KVMIO, 0x9a);
@@ -81,3 +105,4 @@ pub(super) const KVM_SET_XCRS: u32 = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
 pub(super) const KVM_GET_SREGS2: u32 = _IOR::<kvm_sregs2>(KVMIO, 0xcc);
 pub(super) const KVM_SET_SREGS2: u32 = _IOW::<kvm_sregs2>(KVMIO, 0xcd);
 pub(super) const KVM_GET_XSAVE2: u32 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
+pub(super) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);

@@ -21,6 +21,7 @@ use super::{
     },
     events,
     fpu,
+    lapic,
     msr,
     number,
     regs,
@@ -30,7 +31,6 @@ use crate::{
     host::{
         bindings::{
             self,
-            kvm_mp_state,
             kvm_signal_mask, //
         },
         file::FileObject, //
@@ -84,26 +84,6 @@ impl<B: Backend> VcpuFile<B> {
             Ok(0)
         })
     }
-
-    /// api.rst, 4.38 KVM_GET_MP_STATE.
-    fn get_mp_state(&self, arg: usize) -> Result<i32> {
-        let mp_state = self.vcpu.with_state(|state| Ok(state.mp_state))?;
-        copy::write(arg, &kvm_mp_state { mp_state })?;
-        Ok(0)
-    }
-
-    /// api.rst, 4.39 KVM_SET_MP_STATE. Without an interrupt controller in the kernel nothing would
-    /// ever wake a vCPU that is not runnable.
-    fn set_mp_state(&self, arg: usize) -> Result<i32> {
-        let new: kvm_mp_state = copy::read(arg)?;
-        self.vcpu.with_state(|state| {
-            if new.mp_state != crate::vm::MP_STATE_RUNNABLE {
-                return Err(EINVAL);
-            }
-            state.mp_state = new.mp_state;
-            Ok(0)
-        })
-    }
 }
 
 impl<B: Backend> FileObject for VcpuFile<B> {
@@ -147,8 +127,12 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             number::KVM_SET_TSC_KHZ => {
                 this.with_loaded(|cx| cx.set_tsc_khz(arg as u32).map(|()| 0))
             }
-            number::KVM_GET_MP_STATE => this.get_mp_state(arg),
-            number::KVM_SET_MP_STATE => this.set_mp_state(arg),
+            number::KVM_GET_MP_STATE => this.with_loaded(|cx| lapic::get_mp_state(cx, arg)),
+            number::KVM_SET_MP_STATE => this.with_loaded(|cx| lapic::set_mp_state(cx, arg)),
+            number::KVM_GET_LAPIC => this.with_loaded(|cx| lapic::get(cx, arg)),
+            number::KVM_SET_LAPIC => this.with_loaded(|cx| lapic::set(cx, arg)),
+            number::KVM_TPR_ACCESS_REPORTING => lapic::tpr_access_reporting(arg),
+            number::KVM_SET_VAPIC_ADDR => this.with_loaded(|cx| lapic::set_vapic_addr(cx, arg)),
             number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),
             _ => Err(EINVAL),
         }

@@ -19,21 +19,29 @@ use super::{
     capability,
     copy,
     eventfd,
+    irqchip,
     number,
+    pit,
     vcpu::VcpuFile, //
 };
 use crate::{
     host::{
-        bindings::kvm_userspace_memory_region,
+        bindings::{
+            self,
+            kvm_enable_cap,
+            kvm_userspace_memory_region, //
+        },
         file::{
             self,
             FileObject, //
         },
     },
     vm::{
+        irq::Mode,
         Backend,
         Region,
-        Vm, //
+        Vm,
+        MAX_VCPU_ID, //
     },
 };
 
@@ -76,6 +84,29 @@ impl<B: Backend> VmFile<B> {
         Ok(0)
     }
 
+    /// api.rst, 4.39 KVM_SET_BOOT_CPU_ID.
+    fn set_boot_cpu_id(&self, arg: usize) -> Result<i32> {
+        let id = u32::try_from(arg).map_err(|_| EINVAL)?;
+        if id > MAX_VCPU_ID {
+            return Err(EINVAL);
+        }
+        self.vm.set_boot_cpu_id(id)?;
+        Ok(0)
+    }
+
+    /// api.rst, 4.37 KVM_ENABLE_CAP.
+    fn enable_cap(&self, arg: usize) -> Result<i32> {
+        let cap: kvm_enable_cap = copy::read(arg)?;
+        if cap.flags != 0 {
+            return Err(EINVAL);
+        }
+        match cap.cap {
+            bindings::KVM_CAP_SPLIT_IRQCHIP => irqchip::split(&self.vm, &cap),
+            bindings::KVM_CAP_X2APIC_API => irqchip::x2apic_api(&self.vm, &cap),
+            _ => Err(EINVAL),
+        }
+    }
+
     /// As above (api.rst, 4.41 KVM_SET_IDENTITY_MAP_ADDR).
     fn set_identity_map_addr(&self, arg: usize) -> Result<i32> {
         if self.vm.has_vcpus() {
@@ -99,6 +130,18 @@ impl<B: Backend> FileObject for VmFile<B> {
             }),
             number::KVM_SET_USER_MEMORY_REGION => this.set_memory_region(arg),
             number::KVM_CHECK_EXTENSION => Ok(capability::check(arg, this.xsave_size)),
+            number::KVM_CREATE_IRQCHIP => this.vm.create_irqchip(Mode::Kernel).map(|()| 0),
+            number::KVM_GET_IRQCHIP => irqchip::get_irqchip(&this.vm, arg),
+            number::KVM_SET_IRQCHIP => irqchip::set_irqchip(&this.vm, arg),
+            number::KVM_IRQ_LINE => irqchip::irq_line(&this.vm, arg, false),
+            number::KVM_IRQ_LINE_STATUS => irqchip::irq_line(&this.vm, arg, true),
+            number::KVM_SET_GSI_ROUTING => irqchip::set_gsi_routing(&this.vm, arg),
+            number::KVM_SIGNAL_MSI => irqchip::signal_msi(&this.vm, arg),
+            number::KVM_CREATE_PIT => this.vm.create_pit(true).map(|()| 0),
+            number::KVM_CREATE_PIT2 => pit::create2(&this.vm, arg),
+            number::KVM_REINJECT_CONTROL => pit::reinject_control(&this.vm, arg),
+            number::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg),
+            number::KVM_ENABLE_CAP => this.enable_cap(arg),
             number::KVM_SET_TSS_ADDR => this.set_tss_addr(arg),
             number::KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map_addr(arg),
             number::KVM_IOEVENTFD => eventfd::ioeventfd(&this.vm.buses, arg),

@@ -9,21 +9,28 @@ use super::bindings::{
     kvm_cpuid2,
     kvm_cpuid_entry2,
     kvm_debugregs,
+    kvm_enable_cap,
     kvm_fpu,
     kvm_guest_debug,
     kvm_interrupt,
     kvm_ioeventfd,
     kvm_irqfd,
+    kvm_irq_routing,
     kvm_mp_state,
+    kvm_msi,
     kvm_msr_entry,
     kvm_msr_list,
     kvm_msrs,
+    kvm_pit_config,
     kvm_regs,
+    kvm_reinject_control,
     kvm_signal_mask,
     kvm_sregs,
     kvm_sregs2,
+    kvm_tpr_access_ctl,
     kvm_translation,
     kvm_userspace_memory_region,
+    kvm_vapic_addr,
     kvm_vcpu_events,
     kvm_xcrs, //
 };
@@ -70,10 +77,12 @@ macro_rules! plain {
 }
 
 plain! {
-    u64, u32,
-    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_fpu,
-    kvm_guest_debug, kvm_interrupt, kvm_ioeventfd, kvm_irqfd, kvm_mp_state, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_regs, kvm_signal_mask, kvm_sregs,
-    kvm_sregs2, kvm_translation, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
+    u64, u32, [u32; 2], [u32; 12], [u64; 65],
+    kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_enable_cap, kvm_fpu,
+    kvm_guest_debug, kvm_interrupt, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd, kvm_mp_state,
+    kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pit_config, kvm_regs, kvm_reinject_control,
+    kvm_signal_mask, kvm_sregs, kvm_sregs2, kvm_tpr_access_ctl, kvm_translation,
+    kvm_userspace_memory_region, kvm_vapic_addr, kvm_vcpu_events, kvm_xcrs,
 }
 
 impl kvm_coalesced_mmio_zone {

@@ -2,9 +2,15 @@
 
 //! Pages that hardware reads by their physical address.
 
-use core::sync::atomic::AtomicU64;
+use core::{
+    ops::Deref,
+    sync::atomic::AtomicU64, //
+};
 
-use arch::addr::Hpa;
+use arch::{
+    addr::Hpa,
+    apic::Registers, //
+};
 use kernel::prelude::*;
 
 use super::bindings;
@@ -66,5 +72,36 @@ impl HardwarePage {
     pub(crate) unsafe fn borrow_hpa<'a>(hpa: Hpa) -> &'a [AtomicU64; WORDS] {
         // SAFETY: The page is alive for `'a`, and atomics allow sharing.
         unsafe { &(*bindings::shim_virt_from_phys(hpa.0).cast::<Words>()).0 }
+    }
+}
+
+/// The register page of a local APIC, which the processor may read and write.
+pub(crate) struct ApicPage(KBox<Zeroed>);
+
+#[repr(transparent)]
+struct Zeroed(Registers);
+
+// SAFETY: Atomics may be all zeroes, and there is nothing else in it.
+unsafe impl pin_init::Zeroable for Zeroed {}
+
+impl ApicPage {
+    /// Registers that are all zero.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(KBox::zeroed(GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Its physical address.
+    pub(crate) fn hpa(&self) -> Hpa {
+        // SAFETY: The memory is in the kernel's linear mapping, where `kmalloc` takes it from.
+        Hpa(unsafe { bindings::shim_phys_from_virt(core::ptr::from_ref(&*self.0).cast()) })
+    }
+}
+
+impl Deref for ApicPage {
+    type Target = Registers;
+
+    #[inline]
+    fn deref(&self) -> &Registers {
+        &self.0 .0
     }
 }

@@ -35,6 +35,8 @@
 #include <asm/tsc.h>
 #include <asm/virt.h>
 
+#include <trace/events/ipi.h>
+
 #include "shim.h"
 
 bool shim_virt_rebooting(void)
@@ -421,11 +423,6 @@ int shim_rcuwait_wait(struct rcuwait *wait, bool (*done)(void *arg), void *arg)
 bool shim_may_poll(void)
 {
 	return single_task_running() && !need_resched();
-}
-
-void shim_cond_resched(void)
-{
-	cond_resched();
 }
 
 /* Whatever the CPU runs, a guest too, it looks at its flags: the cheapest interrupt there is. */

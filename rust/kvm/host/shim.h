@@ -95,7 +95,6 @@ void shim_hw_breakpoint_restore(void);
 /* Waiting and waking. */
 int shim_rcuwait_wait(struct rcuwait *wait, bool (*done)(void *arg), void *arg);
 bool shim_may_poll(void);
-void shim_cond_resched(void);
 void shim_reschedule_cpu(u32 cpu);
 
 /* Signal masks; sizes as the kernel's own. */

@@ -68,9 +68,3 @@ pub(crate) fn may_poll() -> bool {
     // SAFETY: Reads the state of the scheduler.
     unsafe { bindings::shim_may_poll() }
 }
-
-/// Lets another thread run, if there is one.
-pub(crate) fn reschedule() {
-    // SAFETY: Called from a task that may sleep.
-    unsafe { bindings::shim_cond_resched() }
-}

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where accesses to devices are served before they go to the VMM.
+//! Devices in the kernel, as the guest reaches them: by memory access and by port.
+//!
+//! What none of them takes goes to the VMM.
 
-use arch::{
-    addr::Gpa,
-    mmio::Size, //
-};
+use arch::pic;
 
 use super::{
     backend::Backend,
@@ -17,33 +16,106 @@ use super::{
 };
 
 impl<B: Backend> Loaded<'_, B> {
-    /// Offers a write of up to 8 bytes to memory that is not there. Returns whether it is done.
-    pub(crate) fn device_write(&mut self, gpa: Gpa, data: &[u8]) -> bool {
+    /// Reads `data.len()` bytes, at most 8, of device memory. Returns whether a device answered.
+    pub(crate) fn device_read(&mut self, gpa: u64, data: &mut [u8]) -> bool {
+        if self.read_apic_page(gpa, data) {
+            return true;
+        }
+        let Some(irqchip) = self.vm.irqchip() else {
+            return false;
+        };
+        match irqchip.ioapic_offset(gpa) {
+            Some(offset) => {
+                irqchip.read_ioapic(offset, data);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Writes to device memory. Returns whether a device took it.
+    pub(crate) fn device_write(&mut self, gpa: u64, data: &[u8]) -> bool {
+        if self.write_apic_page(gpa, data) {
+            return true;
+        }
+        if let Some(irqchip) = self.vm.irqchip() {
+            if let Some(offset) = irqchip.ioapic_offset(gpa) {
+                irqchip.write_ioapic(offset, data);
+                return true;
+            }
+        }
+        self.bus_write(Space::Mmio, gpa, data)
+    }
+
+    /// Reads a port of 1, 2 or 4 bytes. Returns whether a device answered.
+    pub(crate) fn port_read(&mut self, port: u16, data: &mut [u8]) -> bool {
+        if let Some(irqchip) = self.vm.irqchip().filter(|_| is_pic_port(port)) {
+            if irqchip.has_chips() {
+                if let [byte] = data {
+                    *byte = irqchip.with_pic(|pic| pic.read(port)).unwrap_or(0xff);
+                } else {
+                    data.fill(0);
+                }
+                return true;
+            }
+        }
+        if let Some(pit) = self.vm.pit().filter(|pit| pit.owns(port)) {
+            data.fill(0);
+            if let Some(byte) = data.first_mut() {
+                *byte = pit.read(port);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Writes a port of 1, 2 or 4 bytes. Returns whether a device took it.
+    pub(crate) fn port_write(&mut self, port: u16, data: &[u8]) -> bool {
+        if let Some(irqchip) = self.vm.irqchip().filter(|_| is_pic_port(port)) {
+            if irqchip.has_chips() {
+                // The chips are eight bits wide, and take nothing wider.
+                if let [byte] = data {
+                    irqchip.with_pic(|pic| pic.write(port, *byte));
+                }
+                return true;
+            }
+        }
+        if let Some(pit) = self.vm.pit().filter(|pit| pit.owns(port)) {
+            if let Some(byte) = data.first() {
+                pit.write(port, *byte);
+            }
+            return true;
+        }
+        self.bus_write(Space::Pio, port.into(), data)
+    }
+
+    /// Offers a write to the eventfds and the coalesced zones. Returns whether it is done.
+    #[inline]
+    fn bus_write(&mut self, space: Space, address: u64, data: &[u8]) -> bool {
         let mut value = [0; 8];
         let Some(bytes) = value.get_mut(..data.len()) else {
             return false;
         };
         bytes.copy_from_slice(data);
         self.vm.buses.write(
-            Space::Mmio,
+            space,
             Write {
-                address: gpa.0,
+                address,
                 len: data.len() as u8,
                 value: u64::from_le_bytes(value),
             },
         )
     }
+}
 
-    /// Offers a write to a port. Returns whether it is done.
-    #[inline]
-    pub(crate) fn port_write(&mut self, port: u16, size: Size, value: u32) -> bool {
-        self.vm.buses.write(
-            Space::Pio,
-            Write {
-                address: port.into(),
-                len: size.bytes() as u8,
-                value: u64::from(value) & size.mask(),
-            },
-        )
-    }
+fn is_pic_port(port: u16) -> bool {
+    matches!(
+        port,
+        pic::MASTER_COMMAND
+            | pic::MASTER_DATA
+            | pic::SLAVE_COMMAND
+            | pic::SLAVE_DATA
+            | pic::MASTER_ELCR
+            | pic::SLAVE_ELCR
+    )
 }

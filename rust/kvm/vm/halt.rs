@@ -128,7 +128,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// Polls longer next time if this wait was a little longer than the poll, and less if it was so
     /// long that polling was a waste.
     fn adapt_poll(&mut self, waited: u64) {
-        let limit = u64::from(*module_parameters::halt_poll_ns.value());
+        let limit = u64::from(module_parameters::halt_poll_ns.value());
         let poll = &mut self.state.halt_poll_ns;
         if limit == 0 || waited > limit {
             *poll = 0;
@@ -152,6 +152,29 @@ impl<B: Backend> Loaded<'_, B> {
                     || (self.interrupts_enabled() && self.has_interrupt())
             }
         }
+    }
+
+    /// Sets what the vCPU does (api.rst, 4.39 KVM_SET_MP_STATE).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for what does not exist, and for anything but runnable without a local APIC in the
+    /// kernel: nothing would ever wake the vCPU.
+    pub(crate) fn set_mp_state(&mut self, number: u32) -> Result {
+        /// KVM_MP_STATE_SIPI_RECEIVED: it is on its way.
+        const SIPI_RECEIVED: u32 = 4;
+        let state = match number {
+            SIPI_RECEIVED => MpState::InitReceived,
+            _ => MpState::from_abi(number).ok_or(EINVAL)?,
+        };
+        if state != MpState::Runnable && self.apic().is_none() {
+            return Err(EINVAL);
+        }
+        self.state.mp_state = state;
+        if number == SIPI_RECEIVED {
+            self.vcpu.runner.request_own(Requests::SIPI);
+        }
+        Ok(())
     }
 
     /// Does what others asked of this vCPU.

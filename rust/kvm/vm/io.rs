@@ -115,19 +115,44 @@ impl<B: Backend> Loaded<'_, B> {
             let string = self.string_io(io, operand);
             return self.begin_string(io, &string);
         }
+        if self.device_io(io) {
+            return Ok(Next::Guest);
+        }
         if io.is_in {
             self.state.pending = Pending::In { size: io.size };
         } else {
             let value = self.state.regs[RAX] as u32;
-            if self.port_write(io.port, io.size, value) {
-                B::skip_instruction(self);
-                return Ok(Next::Guest);
-            }
             let data = value.to_le_bytes();
             self.vcpu.pio.write(0, &data[..io.size.bytes()]);
             self.state.pending = Pending::Out { rip: B::rip(self) };
         }
         Ok(self.leave_for_io(io, 1))
+    }
+
+    /// IN or OUT of a device in the kernel. Returns whether it was one.
+    fn device_io(&mut self, io: &IoExit) -> bool {
+        let mut data = (self.state.regs[RAX] as u32).to_le_bytes();
+        let bytes = &mut data[..io.size.bytes()];
+        if io.is_in {
+            if !self.port_read(io.port, bytes) {
+                return false;
+            }
+            let value = u64::from(u32::from_le_bytes(data)) & io.size.mask();
+            self.set_accumulator(io.size, value);
+        } else if !self.port_write(io.port, bytes) {
+            return false;
+        }
+        B::skip_instruction(self);
+        true
+    }
+
+    /// What IN does to RAX.
+    fn set_accumulator(&mut self, size: Size, value: u64) {
+        let old = self.state.regs[RAX];
+        self.state.regs[RAX] = match size {
+            Size::Byte | Size::Word => old & !size.mask() | value,
+            Size::Dword | Size::Qword => value,
+        };
     }
 
     fn leave_for_io(&self, io: &IoExit, count: u64) -> Next {
@@ -220,8 +245,7 @@ impl<B: Backend> Loaded<'_, B> {
                 // What was read goes out; the rest faults when its turn comes.
                 return Ok(self.leave_for_io(io, queued));
             }
-            let taken =
-                queued == 0 && self.port_write(io.port, io.size, u32::from_le_bytes(element));
+            let taken = queued == 0 && self.port_write(io.port, &element[..size]);
             self.advance(io, string);
             if !taken {
                 self.vcpu

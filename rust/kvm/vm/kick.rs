@@ -75,12 +75,6 @@ impl Runner {
         self.in_guest.store(false, Ordering::Release);
     }
 
-    /// Whether the vCPU is in guest mode, or about to be.
-    #[inline]
-    pub(crate) fn is_in_guest(&self) -> bool {
-        self.in_guest.load(Ordering::Relaxed)
-    }
-
     /// Has the vCPU's thread look at what was written before: wakes it if it sleeps, and gets it
     /// out of the guest if it is there. For any context.
     pub(crate) fn kick(&self) {

@@ -244,13 +244,18 @@ impl<B: Backend> Loaded<'_, B> {
                 pending.at += 1;
                 continue;
             }
+            let done = if is_write {
+                self.device_write(fragment.gpa.0, &pending.data[part.clone()])
+            } else {
+                self.device_read(fragment.gpa.0, &mut pending.data[part.clone()])
+            };
+            if done {
+                pending.at += 1;
+                continue;
+            }
             let mut data = [0; 8];
             if is_write {
                 data[..part.len()].copy_from_slice(&pending.data[part.clone()]);
-                if self.device_write(fragment.gpa, &data[..part.len()]) {
-                    pending.at += 1;
-                    continue;
-                }
             }
             self.state.pending = Pending::Mmio(pending);
             return Ok(self.leave(&UserExit::Mmio {

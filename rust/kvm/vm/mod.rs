@@ -14,11 +14,11 @@
 //!    calls us with them held, so nothing below touches user memory.
 //! 6. `Memory::tables` (spinlock): second-level tables and the current slots.
 //! 7. `Runners::list` (spinlock): who is in guest mode.
+//! 8. `Irqchip::routes`, then `Irqchip::chips` (spinlocks, interrupts off): interrupts on their way.
+//!    Nothing above is taken with one of these held; waking a vCPU is.
 //!
 //! `Buses::update` (mutex) is held over nothing but itself, and whoever has it waits for readers of
 //! `Buses::tables` (SRCU). Under that, a vCPU takes `Ring::adding` (spinlock) or an eventfd's lock.
-//! 8. `Irqchip::routes`, then `Irqchip::chips` (spinlocks, interrupts off): interrupts on their way.
-//!    Nothing above is taken with one of these held; waking a vCPU is.
 
 pub(crate) mod backend;
 mod bus;
@@ -44,9 +44,11 @@ mod vcpu;
 
 use core::sync::atomic::{
     AtomicU32,
+    AtomicU8,
     Ordering, //
 };
 
+use arch::apic::Features;
 use kernel::{
     new_mutex,
     prelude::*,
@@ -75,7 +77,6 @@ pub(crate) use self::{
         SHADOW_STI, //
     },
     ioeventfd::Listen,
-    halt::MpState,
     memory::{
         Mapping,
         Memory,
@@ -132,6 +133,8 @@ pub(crate) struct Vm<B: Backend> {
     pit: SetOnce<Arc<Pit>>,
     /// The vCPU that starts by itself (KVM_SET_BOOT_CPU_ID).
     boot_cpu_id: AtomicU32,
+    /// KVM_X2APIC_API_* in force.
+    x2apic_api: AtomicU8,
     /// What vCPUs start with: their counters agree, and read 0 when the VM was made.
     tsc_offset: u64,
     _preempt: preempt::Enabled,
@@ -155,6 +158,7 @@ impl<B: Backend> Vm<B> {
                 irqchip: SetOnce::new(),
                 pit: SetOnce::new(),
                 boot_cpu_id: AtomicU32::new(0),
+                x2apic_api: AtomicU8::new(0),
                 tsc_offset: cpu::rdtsc().wrapping_neg(),
                 _preempt: preempt::Enabled::new(),
             }? Error),
@@ -231,8 +235,18 @@ impl<B: Backend> Vm<B> {
         if !vcpus.is_empty() {
             return Err(EINVAL);
         }
-        self.irqchip.populate(Irqchip::new(mode, 0)?);
+        let x2apic_api = self.x2apic_api.load(Ordering::Relaxed);
+        self.irqchip.populate(Irqchip::new(mode, x2apic_api)?);
         Ok(())
+    }
+
+    /// How x2APIC ids look in the ABI: more of KVM_X2APIC_API_*.
+    pub(crate) fn add_x2apic_api(&self, flags: u8) {
+        let _vcpus = self.vcpus.lock();
+        self.x2apic_api.fetch_or(flags, Ordering::Relaxed);
+        if let Some(irqchip) = self.irqchip() {
+            irqchip.add_x2apic_api(flags);
+        }
     }
 
     /// The timer chip.
@@ -288,7 +302,7 @@ impl<B: Backend> Vm<B> {
         if self.irqchip().is_none() {
             return Ok(None);
         }
-        LocalApic::new(id, self.is_boot_cpu(id), runner).map(Some)
+        LocalApic::new(id, self.is_boot_cpu(id), Features::LINT0_EXTINT, runner).map(Some)
     }
 
     /// Whether a vCPU was created.

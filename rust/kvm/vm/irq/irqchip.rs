@@ -8,7 +8,6 @@
 
 use core::sync::atomic::{
     AtomicBool,
-    AtomicU32,
     AtomicU64,
     AtomicU8,
     AtomicUsize,
@@ -137,8 +136,6 @@ pub(crate) struct Irqchip {
     storm: Timer<StormEnds>,
     #[pin]
     routes: SpinLockIrq<Routes>,
-    /// Counts changes of the routing table.
-    routes_version: AtomicU32,
     #[pin]
     notifiers: SpinLockIrq<KVec<Arc<dyn AckNotifier>>>,
     /// KVM_X2APIC_API_*.
@@ -173,17 +170,11 @@ impl Irqchip {
                 watched: [const { AtomicU64::new(0) }; 4],
                 storm <- Timer::new(StormEnds(SetOnce::new())),
                 routes <- new_spinlock_irq!(routes),
-                routes_version: AtomicU32::new(0),
                 notifiers <- new_spinlock_irq!(KVec::new()),
                 x2apic_api: AtomicU8::new(x2apic_api),
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )
-    }
-
-    /// Where the controllers are.
-    pub(crate) fn mode(&self) -> Mode {
-        self.mode
     }
 
     /// Whether the PICs and the IOAPIC are in the kernel.
@@ -285,6 +276,12 @@ impl Irqchip {
         self.deliver(None, &self.msi(address, data))
     }
 
+    /// Whether an address is one that a message-signalled interrupt can have.
+    pub(crate) fn is_valid_msi(&self, address: u64) -> bool {
+        self.x2apic_api() & X2APIC_API_USE_32BIT_IDS == 0
+            || Message::is_valid_wide_address(address)
+    }
+
     /// The message that an address and data stand for.
     fn msi(&self, address: u64, data: u32) -> Message {
         let api = self.x2apic_api();
@@ -318,9 +315,9 @@ impl Irqchip {
             return LineStatus::Ignored;
         };
         let up = hold(held, source, level);
-        let status = chips.pic.set_irq(pin, up);
+        chips.pic.set_irq(pin, up);
         self.update_pic_output(&chips.pic);
-        status
+        LineStatus::Delivered(1)
     }
 
     fn set_ioapic_pin(&self, source: Source, pin: u8, level: bool) -> LineStatus {
@@ -369,7 +366,7 @@ impl Irqchip {
         }
         let vector = chips.pic.acknowledge();
         self.update_pic_output(&chips.pic);
-        let ended = chips.pic.take_ended();
+        let ended = 0;
         drop(chips);
         self.notify_pic(ended);
         Some(vector)
@@ -479,12 +476,6 @@ impl Irqchip {
     /// Puts another routing table in force.
     pub(crate) fn set_routes(&self, mut routes: Routes) {
         core::mem::swap(&mut *self.routes.lock(), &mut routes);
-        self.routes_version.fetch_add(1, Ordering::Release);
-    }
-
-    /// Counts the tables that were in force.
-    pub(crate) fn routes_version(&self) -> u32 {
-        self.routes_version.load(Ordering::Acquire)
     }
 
     /// Whether the end of an interrupt of this vector is a matter for the VMM's IOAPIC.
@@ -505,7 +496,7 @@ impl Irqchip {
         let mut chips = self.chips.lock();
         let result = f(&mut chips.pic);
         self.update_pic_output(&chips.pic);
-        let ended = chips.pic.take_ended();
+        let ended = 0;
         drop(chips);
         self.notify_pic(ended);
         result

@@ -37,7 +37,7 @@ use crate::host::{
 /// A local APIC, and the way to the vCPU behind it.
 #[pin_data]
 pub(crate) struct LocalApic {
-    pub(crate) lapic: Lapic<KBox<ApicPage>>,
+    pub(crate) lapic: Lapic<ApicPage>,
     pub(crate) runner: Arc<Runner>,
     /// Where the last start-up IPI sends the vCPU: a page number.
     sipi_vector: AtomicU8,

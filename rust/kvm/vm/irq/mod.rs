@@ -14,7 +14,6 @@ mod vcpu;
 
 pub(crate) use self::{
     irqchip::{
-        AckNotifier,
         Irqchip,
         Mode,
         Source,

@@ -111,9 +111,10 @@ impl AckNotifier for Channel0 {
 impl Pit {
     /// A timer chip as after power-up; `has_speaker` if port 0x61 is its, too.
     pub(crate) fn new(irqchip: Arc<Irqchip>, has_speaker: bool) -> Result<Arc<Self>> {
+        let wired_to = irqchip.clone();
         let channel0 = Arc::pin_init(
             try_pin_init!(Channel0 {
-                irqchip: irqchip.clone(),
+                irqchip: wired_to,
                 state <- new_spinlock_irq!(State {
                     chip: Chip::new(),
                     pending: 0,

@@ -64,20 +64,21 @@ impl Routes {
     ///
     /// # Errors
     ///
-    /// EINVAL where a line leads to one chip twice, or to a chip and a message.
-    pub(crate) fn new(mut routes: KVVec<Route>) -> Result<Self> {
-        routes.sort_unstable_by_key(|route| route.gsi);
-        for (i, route) in routes.iter().enumerate() {
-            for other in routes.get(i + 1..).unwrap_or(&[]) {
-                if other.gsi != route.gsi {
-                    break;
-                }
-                if !route.target.may_join(&other.target) {
-                    return Err(EINVAL);
-                }
+    /// EINVAL where a line leads to one chip twice, or to a chip and a message; ENOMEM.
+    pub(crate) fn new(routes: &[Route]) -> Result<Self> {
+        let mut sorted = Self(KVVec::with_capacity(routes.len(), GFP_KERNEL_ACCOUNT)?);
+        for route in routes {
+            let mut others = sorted.of(route.gsi).iter();
+            if !others.all(|other| route.target.may_join(&other.target)) {
+                return Err(EINVAL);
             }
+            let place = sorted.0.partition_point(|other| other.gsi <= route.gsi);
+            sorted
+                .0
+                .insert_within_capacity(place, *route)
+                .map_err(|_| ENOMEM)?;
         }
-        Ok(Self(routes))
+        Ok(sorted)
     }
 
     /// Where line `gsi` leads: nowhere, to one place, or to two.
