@@ -164,7 +164,12 @@ impl Guest {
     /// A guest in `mode` about to run `code`. It sees all of the CPUID that KVM supports.
     #[track_caller]
     pub fn new(mode: Mode, code: &[u8]) -> Self {
-        let vm = Vm::new();
+        Self::in_vm(Vm::new(), mode, code)
+    }
+
+    /// As [`Self::new`], in a VM made elsewhere that has neither memory nor vCPUs yet.
+    #[track_caller]
+    pub fn in_vm(vm: Vm, mode: Mode, code: &[u8]) -> Self {
         let memory = Mapping::anonymous(layout::MEMORY);
         vm.add_memory(0, 0, &memory);
         let vcpu = vm.create_vcpu(0);
@@ -306,9 +311,33 @@ impl Guest {
 const NO_TRAP: u64 = u64::MAX;
 /// Bytes between the entry points of two exception handlers.
 const STUB: u64 = 16;
+/// What the entry points go on to, with the vector and the error code on the stack.
+const COMMON_HANDLER: u64 = layout::STUBS + STUB * 32;
+
+/// Lets the handlers of a 64-bit guest's exceptions write to [`TRAP_PORT`] where they would halt:
+/// with an interrupt controller in the kernel the VMM hears nothing of a HLT.
+pub fn report_traps_by_port(memory: &Mapping) {
+    let record = code64!(
+        "pop qword ptr [{trap}]",
+        "pop qword ptr [{trap} + 8]",
+        "pop qword ptr [{trap} + 16]",
+        "pop qword ptr [{trap} + 24]",
+        "pop qword ptr [{trap} + 32]",
+        "pop qword ptr [{trap} + 40]",
+        "pop qword ptr [{trap} + 48]",
+        "mov rax, cr2",
+        "mov [{trap} + 56], rax",
+        "2: out {port}, al",
+        "jmp 2b";
+        trap = const layout::TRAP, port = const TRAP_PORT
+    );
+    memory.write_bytes(COMMON_HANDLER as usize, record);
+}
+/// The port that [`report_traps_by_port`] makes the handlers write to.
+pub const TRAP_PORT: u16 = 0xea;
 
 /// A 64-bit interrupt gate (SDM vol. 3, 7.14.1).
-fn write_gate(memory: &Mapping, vector: u8, handler: u64, dpl: u64) {
+pub fn write_gate(memory: &Mapping, vector: u8, handler: u64, dpl: u64) {
     let low = handler & 0xffff
         | (u64::from(selector::CODE64) << 16)
         | ((0x8e00 | (dpl << 13)) << 32)
@@ -323,7 +352,7 @@ fn write_gate(memory: &Mapping, vector: u8, handler: u64, dpl: u64) {
 fn write_handlers(memory: &Mapping) {
     let with_error = [8, 10, 11, 12, 13, 14, 17, 21];
     let push_zero = code64!("push 0");
-    let common = layout::STUBS + STUB * 32;
+    let common = COMMON_HANDLER;
     for vector in 0..32u8 {
         let mut at = layout::STUBS + STUB * u64::from(vector);
         write_gate(memory, vector, at, 0);
@@ -354,7 +383,8 @@ fn write_handlers(memory: &Mapping) {
     memory.write(layout::TRAP as usize, NO_TRAP);
 }
 
-fn write_tables(memory: &Mapping, mode: Mode) {
+/// Puts the tables that `mode` needs into guest memory.
+pub fn write_tables(memory: &Mapping, mode: Mode) {
     let gdt: [u64; 8] = [
         0,
         0x00af_9b00_0000_ffff,

@@ -5,9 +5,11 @@
 //! `systest --list` names them, `--times` adds what each took, `--seed=N`
 //! gives the random tests another start. Runs as root.
 
+mod devices;
 mod expect;
 mod guest;
 mod harness;
+mod machine;
 mod memory;
 mod request;
 mod sys;

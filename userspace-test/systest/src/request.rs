@@ -26,24 +26,27 @@ impl<T> Clone for Request<T> {
 impl<T> Copy for Request<T> {}
 
 /// `_IOC` of `<asm-generic/ioctl.h>`; the type is KVMIO.
-const fn ioc(direction: u64, nr: u64, size: usize) -> u64 {
+pub const fn ioc(direction: u64, nr: u64, size: usize) -> u64 {
     (direction << 30) | ((size as u64) << 16) | ((KVMIO as u64) << 8) | nr
 }
 
-const fn write<T>(nr: u64) -> Request<T> {
+/// A request whose argument the kernel reads.
+pub const fn write<T>(nr: u64) -> Request<T> {
     sized(1, nr, size_of::<T>())
 }
 
-const fn read<T>(nr: u64) -> Request<T> {
+/// A request whose argument the kernel writes.
+pub const fn read<T>(nr: u64) -> Request<T> {
     sized(2, nr, size_of::<T>())
 }
 
-const fn read_write<T>(nr: u64) -> Request<T> {
+/// A request whose argument the kernel reads and writes.
+pub const fn read_write<T>(nr: u64) -> Request<T> {
     sized(3, nr, size_of::<T>())
 }
 
 /// A request whose number carries the size of the argument's header alone.
-const fn sized<T>(direction: u64, nr: u64, size: usize) -> Request<T> {
+pub const fn sized<T>(direction: u64, nr: u64, size: usize) -> Request<T> {
     Request {
         number: ioc(direction, nr, size),
         argument: PhantomData,

@@ -41,6 +41,10 @@ pub enum Exit {
         dr6: u64,
         dr7: u64,
     },
+    /// A level-triggered interrupt of an IOAPIC outside the kernel was ended.
+    IoapicEoi { vector: u8 },
+    /// An access to the task priority that was asked to be told of.
+    TprAccess { rip: u64, is_write: bool },
     /// Any other reason.
     Other(u32),
 }
@@ -135,6 +139,13 @@ impl Vcpu {
                 pc: self.run.read(at(8)),
                 dr6: self.run.read(at(16)),
                 dr7: self.run.read(at(24)),
+            },
+            KVM_EXIT_IOAPIC_EOI => Exit::IoapicEoi {
+                vector: self.run.read(at(0)),
+            },
+            KVM_EXIT_TPR_ACCESS => Exit::TprAccess {
+                rip: self.run.read(at(0)),
+                is_write: self.run.read::<u32>(at(8)) != 0,
             },
             other => Exit::Other(other),
         }

@@ -3,6 +3,7 @@
 
 use crate::harness::Test;
 
+mod apic;
 mod control;
 mod cpuid;
 mod debug;
@@ -14,6 +15,10 @@ mod fuzz;
 mod host;
 mod interrupts;
 mod io;
+mod ioapic;
+mod ipi;
+mod irqchip;
+mod lapic_state;
 mod lifetime;
 mod mmio;
 mod modes;
@@ -21,7 +26,9 @@ mod module;
 mod msrs;
 mod page_kinds;
 mod paging;
+mod pit;
 mod regs;
+mod routing;
 mod signals;
 mod slots;
 mod string_faults;
@@ -55,6 +62,13 @@ pub fn all() -> Vec<Test> {
         paging::TESTS,
         page_kinds::TESTS,
         interrupts::TESTS,
+        irqchip::TESTS,
+        routing::TESTS,
+        lapic_state::TESTS,
+        pit::TESTS,
+        apic::TESTS,
+        ipi::TESTS,
+        ioapic::TESTS,
         debug::TESTS,
         regs::TESTS,
         translate::TESTS,
