@@ -44,6 +44,8 @@ const fn bits(list: &[u32]) -> u32 {
 const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
 /// 01H:ECX.HYPERVISOR, which no processor has and every virtual one shows.
 const LEAF_1_ECX_HYPERVISOR: u32 = 1 << 31;
+/// What the local APIC in the kernel has, whatever the host's: x2APIC and the TSC deadline.
+const LEAF_1_ECX_EMULATED: u32 = bits(&[21, 24]);
 /// 01H:EDX. FPU to CX8, APIC, SEP to PSE-36, CLFSH, MMX, FXSR, SSE, SSE2, SS.
 const LEAF_1_EDX: u32 = bits(&[
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26, 27,
@@ -92,7 +94,7 @@ pub fn offered(function: u32, index: u32, host: Words, hardware: &Hardware) -> W
     match (function, index) {
         (0, _) => [eax.min(MAX_BASIC), ebx, ecx, edx],
         (1, _) => {
-            let mut features = (ecx & LEAF_1_ECX) | LEAF_1_ECX_HYPERVISOR;
+            let mut features = (ecx & LEAF_1_ECX) | LEAF_1_ECX_HYPERVISOR | LEAF_1_ECX_EMULATED;
             if hardware.xcr0 & XCR0_AVX == 0 {
                 // FMA, AVX and F16C need YMM state.
                 features &= !bits(&[12, 28, 29]);
@@ -100,7 +102,7 @@ pub fn offered(function: u32, index: u32, host: Words, hardware: &Hardware) -> W
             [eax, ebx & 0x0000_ff00, features, edx & LEAF_1_EDX]
         }
         (2 | 4, _) => host,
-        (6, _) => [eax & LEAF_6_EAX, 0, 0, 0],
+        (6, _) => [LEAF_6_EAX, 0, 0, 0],
         (7, 0) => {
             let mut b = ebx & LEAF_7_EBX;
             let mut c = ecx & LEAF_7_ECX;

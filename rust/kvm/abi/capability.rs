@@ -8,9 +8,15 @@ use crate::{
         cpu, //
     },
     vm::{
+        irq::{
+            MAX_ROUTES,
+            X2APIC_API_DISABLE_BROADCAST_QUIRK,
+            X2APIC_API_USE_32BIT_IDS, //
+        },
         MAX_SLOTS,
         MAX_VCPUS,
-        MAX_VCPU_ID, //
+        MAX_VCPU_ID,
+        SUPPORTED_QUIRKS, //
     },
 };
 
@@ -50,7 +56,25 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_IOEVENTFD
         | bindings::KVM_CAP_IOEVENTFD_NO_LENGTH
         | bindings::KVM_CAP_IOEVENTFD_ANY_LENGTH
-        | bindings::KVM_CAP_COALESCED_PIO => 1,
+        | bindings::KVM_CAP_COALESCED_PIO
+        | bindings::KVM_CAP_IRQCHIP
+        | bindings::KVM_CAP_IRQ_INJECT_STATUS
+        | bindings::KVM_CAP_PIT
+        | bindings::KVM_CAP_PIT2
+        | bindings::KVM_CAP_REINJECT_CONTROL
+        | bindings::KVM_CAP_SIGNAL_MSI
+        | bindings::KVM_CAP_IOAPIC_POLARITY_IGNORED
+        | bindings::KVM_CAP_TSC_DEADLINE_TIMER
+        | bindings::KVM_CAP_SET_BOOT_CPU_ID
+        | bindings::KVM_CAP_SPLIT_IRQCHIP
+        | bindings::KVM_CAP_VAPIC
+        | bindings::KVM_CAP_ENABLE_CAP
+        | bindings::KVM_CAP_ENABLE_CAP_VM => 1,
+        bindings::KVM_CAP_IRQ_ROUTING => MAX_ROUTES as i32,
+        bindings::KVM_CAP_X2APIC_API => {
+            i32::from(X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK)
+        }
+        bindings::KVM_CAP_DISABLE_QUIRKS2 => SUPPORTED_QUIRKS as i32,
         bindings::KVM_CAP_COALESCED_MMIO => bindings::KVM_COALESCED_MMIO_PAGE_OFFSET as i32,
         bindings::KVM_CAP_NR_VCPUS => MAX_VCPUS.min(online_cpus()) as i32,
         bindings::KVM_CAP_MAX_VCPUS => MAX_VCPUS as i32,

@@ -266,3 +266,16 @@ pub(super) fn x2apic_api<B: Backend>(vm: &Vm<B>, cap: &kvm_enable_cap) -> Result
     vm.add_x2apic_api(flags);
     Ok(0)
 }
+
+/// KVM_ENABLE_CAP of KVM_CAP_X86_APIC_BUS_CYCLES_NS (api.rst, 7.36): nanoseconds to a cycle of the
+/// APIC's bus.
+pub(super) fn bus_cycle<B: Backend>(vm: &Vm<B>, cap: &kvm_enable_cap) -> Result<i32> {
+    /// The longest for which no timer overflows.
+    const LONGEST: u64 = u64::MAX / (u32::MAX as u64 * 128);
+    let cycle = cap.args[0];
+    if cycle == 0 || cycle > LONGEST {
+        return Err(EINVAL);
+    }
+    vm.set_apic_bus_cycle(cycle)?;
+    Ok(0)
+}

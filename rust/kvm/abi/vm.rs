@@ -40,8 +40,7 @@ use crate::{
         irq::Mode,
         Backend,
         Region,
-        Vm,
-        MAX_VCPU_ID, //
+        Vm, //
     },
 };
 
@@ -86,11 +85,7 @@ impl<B: Backend> VmFile<B> {
 
     /// api.rst, 4.39 KVM_SET_BOOT_CPU_ID.
     fn set_boot_cpu_id(&self, arg: usize) -> Result<i32> {
-        let id = u32::try_from(arg).map_err(|_| EINVAL)?;
-        if id > MAX_VCPU_ID {
-            return Err(EINVAL);
-        }
-        self.vm.set_boot_cpu_id(id)?;
+        self.vm.set_boot_cpu_id(arg)?;
         Ok(0)
     }
 
@@ -102,6 +97,11 @@ impl<B: Backend> VmFile<B> {
         }
         match cap.cap {
             bindings::KVM_CAP_SPLIT_IRQCHIP => irqchip::split(&self.vm, &cap),
+            bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS => irqchip::bus_cycle(&self.vm, &cap),
+            bindings::KVM_CAP_DISABLE_QUIRKS2 => {
+                self.vm.disable_quirks(cap.args[0])?;
+                Ok(0)
+            }
             bindings::KVM_CAP_X2APIC_API => irqchip::x2apic_api(&self.vm, &cap),
             _ => Err(EINVAL),
         }
@@ -129,7 +129,12 @@ impl<B: Backend> FileObject for VmFile<B> {
                 file::new_fd(|_| VcpuFile::new(this.vm.clone(), vcpu, &this.debugfs))
             }),
             number::KVM_SET_USER_MEMORY_REGION => this.set_memory_region(arg),
-            number::KVM_CHECK_EXTENSION => Ok(capability::check(arg, this.xsave_size)),
+            number::KVM_CHECK_EXTENSION => {
+                if arg == bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS as usize {
+                    return Ok(this.vm.apic_bus_cycle() as i32);
+                }
+                Ok(capability::check(arg, this.xsave_size))
+            }
             number::KVM_CREATE_IRQCHIP => this.vm.create_irqchip(Mode::Kernel).map(|()| 0),
             number::KVM_GET_IRQCHIP => irqchip::get_irqchip(&this.vm, arg),
             number::KVM_SET_IRQCHIP => irqchip::set_irqchip(&this.vm, arg),

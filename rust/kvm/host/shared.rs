@@ -102,6 +102,8 @@ pub(crate) enum UserExit {
     IrqWindowOpen,
     /// KVM_EXIT_SET_TPR.
     SetTpr,
+    /// KVM_EXIT_IOAPIC_EOI.
+    IoapicEoi { vector: u8 },
     /// KVM_EXIT_FAIL_ENTRY.
     FailEntry { reason: u64, cpu: u32 },
     /// KVM_EXIT_INTERNAL_ERROR.
@@ -237,6 +239,10 @@ impl RunPage {
             UserExit::Intr => bindings::KVM_EXIT_INTR,
             UserExit::IrqWindowOpen => bindings::KVM_EXIT_IRQ_WINDOW_OPEN,
             UserExit::SetTpr => bindings::KVM_EXIT_SET_TPR,
+            UserExit::IoapicEoi { vector } => {
+                put!(self.__bindgen_anon_1.eoi.vector = vector);
+                bindings::KVM_EXIT_IOAPIC_EOI
+            }
             UserExit::FailEntry { reason, cpu } => {
                 put!(
                     self.__bindgen_anon_1

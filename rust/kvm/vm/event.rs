@@ -151,10 +151,14 @@ impl<B: Backend> Loaded<'_, B> {
         B::rflags(self) & Rflags::IF.bits() != 0 && B::interrupt_shadow(self) == 0
     }
 
-    /// Whether the VMM may inject an interrupt with KVM_INTERRUPT now.
+    /// Whether the VMM may inject an interrupt with KVM_INTERRUPT now: where the PICs are its own.
     pub(crate) fn ready_for_interrupt(&self) -> bool {
+        if self.vm.irqchip().is_some_and(|irqchip| irqchip.has_chips()) {
+            return true;
+        }
         let events = &self.state.events;
-        events.injected.is_none()
+        self.accepts_vmm_interrupt()
+            && events.injected.is_none()
             && events.interrupt.is_none()
             && events.exception.is_none()
             && self.interrupts_enabled()

@@ -44,6 +44,7 @@ mod vcpu;
 
 use core::sync::atomic::{
     AtomicU32,
+    AtomicU64,
     AtomicU8,
     Ordering, //
 };
@@ -117,6 +118,15 @@ pub(crate) const MAX_VCPUS: usize = 64;
 /// See [`MAX_VCPUS`].
 pub(crate) const MAX_VCPU_ID: u32 = 4096;
 
+/// KVM_X86_QUIRK_LINT0_REENABLED: the bootstrap processor starts with LINT0 passing on the PICs'
+/// interrupts.
+const QUIRK_LINT0_REENABLED: u32 = 1 << 0;
+/// KVM_X86_QUIRK_LAPIC_MMIO_HOLE: where the APIC's registers are not, because it is disabled or in
+/// x2APIC mode, there is nothing, and not the VMM.
+pub(crate) const QUIRK_LAPIC_MMIO_HOLE: u32 = 1 << 2;
+/// The quirks there are (KVM_CAP_DISABLE_QUIRKS2).
+pub(crate) const SUPPORTED_QUIRKS: u32 = QUIRK_LINT0_REENABLED | QUIRK_LAPIC_MMIO_HOLE;
+
 /// A virtual machine: the property of the process that made it.
 #[pin_data]
 pub(crate) struct Vm<B: Backend> {
@@ -135,6 +145,10 @@ pub(crate) struct Vm<B: Backend> {
     boot_cpu_id: AtomicU32,
     /// KVM_X2APIC_API_* in force.
     x2apic_api: AtomicU8,
+    /// In nanoseconds.
+    apic_bus_cycle: AtomicU64,
+    /// KVM_X86_QUIRK_* that the VMM does without.
+    disabled_quirks: AtomicU32,
     /// What vCPUs start with: their counters agree, and read 0 when the VM was made.
     tsc_offset: u64,
     _preempt: preempt::Enabled,
@@ -159,6 +173,8 @@ impl<B: Backend> Vm<B> {
                 pit: SetOnce::new(),
                 boot_cpu_id: AtomicU32::new(0),
                 x2apic_api: AtomicU8::new(0),
+                apic_bus_cycle: AtomicU64::new(1),
+                disabled_quirks: AtomicU32::new(0),
                 tsc_offset: cpu::rdtsc().wrapping_neg(),
                 _preempt: preempt::Enabled::new(),
             }? Error),
@@ -275,14 +291,59 @@ impl<B: Backend> Vm<B> {
     ///
     /// # Errors
     ///
-    /// EBUSY where there are vCPUs.
-    pub(crate) fn set_boot_cpu_id(&self, id: u32) -> Result {
+    /// EBUSY where there are vCPUs, EINVAL for an id that none can have.
+    pub(crate) fn set_boot_cpu_id(&self, id: usize) -> Result {
         let vcpus = self.vcpus.lock();
         if !vcpus.is_empty() {
             return Err(EBUSY);
         }
-        self.boot_cpu_id.store(id, Ordering::Relaxed);
+        if id > MAX_VCPU_ID as usize {
+            return Err(EINVAL);
+        }
+        self.boot_cpu_id.store(id as u32, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Sets how long a cycle of the APICs' bus takes, in nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// ENXIO where the APICs are not in the kernel, EINVAL where there are vCPUs.
+    pub(crate) fn set_apic_bus_cycle(&self, nanoseconds: u64) -> Result {
+        let vcpus = self.vcpus.lock();
+        if self.irqchip().is_none() {
+            return Err(ENXIO);
+        }
+        if !vcpus.is_empty() {
+            return Err(EINVAL);
+        }
+        self.apic_bus_cycle.store(nanoseconds, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How long a cycle of the APICs' bus takes, in nanoseconds.
+    pub(crate) fn apic_bus_cycle(&self) -> u64 {
+        self.apic_bus_cycle.load(Ordering::Relaxed)
+    }
+
+    /// Turns off what KVM does differently from a processor, for VMMs that can do without (api.rst,
+    /// 7.31 KVM_CAP_DISABLE_QUIRKS2).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for a quirk that is none here.
+    pub(crate) fn disable_quirks(&self, quirks: u64) -> Result {
+        if quirks & !u64::from(SUPPORTED_QUIRKS) != 0 {
+            return Err(EINVAL);
+        }
+        self.disabled_quirks
+            .fetch_or(quirks as u32, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether a quirk, KVM_X86_QUIRK_*, is in force.
+    pub(crate) fn has_quirk(&self, quirk: u32) -> bool {
+        self.disabled_quirks.load(Ordering::Relaxed) & quirk == 0
     }
 
     /// Whether vCPU `id` starts by itself.
@@ -302,7 +363,12 @@ impl<B: Backend> Vm<B> {
         if self.irqchip().is_none() {
             return Ok(None);
         }
-        LocalApic::new(id, self.is_boot_cpu(id), Features::LINT0_EXTINT, runner).map(Some)
+        let mut features = Features::empty();
+        features.set(
+            Features::LINT0_EXTINT,
+            self.has_quirk(QUIRK_LINT0_REENABLED),
+        );
+        LocalApic::new(id, self.is_boot_cpu(id), features, runner).map(Some)
     }
 
     /// Whether a vCPU was created.

@@ -15,6 +15,7 @@ use super::{
         Exit, //
     },
     halt::MpState,
+    irq::Aftermath,
     vcpu::Loaded, //
 };
 use crate::host::{
@@ -101,7 +102,11 @@ impl<B: Backend> Loaded<'_, B> {
             } else if self.round()? == Next::User {
                 return Ok(());
             }
-            if self.vcpu.run.request_interrupt_window() && self.ready_for_interrupt() {
+            let has_vmm_pics = self.vm.irqchip().is_none_or(|irqchip| !irqchip.has_chips());
+            if has_vmm_pics
+                && self.vcpu.run.request_interrupt_window()
+                && self.ready_for_interrupt()
+            {
                 self.leave(&UserExit::IrqWindowOpen);
                 return Ok(());
             }
@@ -164,14 +169,27 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(self.leave(&UserExit::Shutdown));
         }
         match exit {
-            Some(exit) => self.handle(exit),
+            Some(exit) => {
+                let next = self.handle(exit)?;
+                Ok(self.after(next))
+            }
             None => Ok(Next::Guest),
+        }
+    }
+
+    /// What an access to the local APIC left to do.
+    fn after(&mut self, next: Next) -> Next {
+        match core::mem::replace(&mut self.state.aftermath, Aftermath::None) {
+            Aftermath::None => next,
+            Aftermath::IoapicEoi(vector) => self.leave(&UserExit::IoapicEoi { vector }),
         }
     }
 
     /// The inner loop. Returns the exit to serve, or `None` where none is due.
     fn enter_guest(&mut self) -> Option<Exit> {
-        let wants_window = self.vcpu.run.request_interrupt_window();
+        let wants_window = self.vcpu.run.request_interrupt_window()
+            && self.vm.irqchip().is_none_or(|irqchip| !irqchip.has_chips())
+            && self.accepts_vmm_interrupt();
 
         let pinned = Pinned::new();
         B::prepare_entry(self, &pinned);

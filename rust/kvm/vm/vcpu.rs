@@ -8,7 +8,10 @@
 
 use arch::{
     addr::Gva,
-    apic::Timer,
+    apic::{
+        Timer,
+        MIN_PERIOD, //
+    },
     control_regs::{
         Cr0,
         Cr4,
@@ -37,7 +40,6 @@ use super::{
     halt::MpState,
     io::Pending,
     irq::{
-        self,
         Aftermath,
         LocalApic, //
     },
@@ -151,7 +153,7 @@ impl<B: Backend> Vcpu<B> {
             msrs: Msrs::new(vm.is_boot_cpu(id)),
             cpuid: Cpuid::empty(),
             mp_state,
-            apic_timer: irq::new_timer(),
+            apic_timer: Timer::new(vm.apic_bus_cycle(), MIN_PERIOD),
             external_interrupt: None,
             aftermath: Aftermath::None,
             halt_poll_ns: 0,

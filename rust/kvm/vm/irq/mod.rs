@@ -29,8 +29,5 @@ pub(crate) use self::{
         IOAPIC_PINS,
         MAX_ROUTES, //
     },
-    vcpu::{
-        new_timer,
-        Aftermath, //
-    },
+    vcpu::Aftermath,
 };

@@ -10,7 +10,6 @@ use arch::apic::{
     Features,
     LocalInterrupt,
     Lvt,
-    Timer,
     TimerMode,
     TimerWrite,
     FIRST_MSR,
@@ -27,7 +26,8 @@ use crate::{
     vm::{
         backend::Backend,
         kick::Requests,
-        vcpu::Loaded, //
+        vcpu::Loaded,
+        QUIRK_LAPIC_MMIO_HOLE, //
     },
 };
 
@@ -41,6 +41,16 @@ pub(crate) enum Aftermath {
     None,
     /// The VMM's IOAPIC has to know of the end of this interrupt (KVM_EXIT_IOAPIC_EOI).
     IoapicEoi(u8),
+}
+
+/// What is at an address, as far as the local APIC is concerned.
+enum Page {
+    /// Not the APIC.
+    None,
+    /// Its registers, at this offset.
+    Registers(u32),
+    /// Nothing, where its registers could be.
+    Hole,
 }
 
 impl<B: Backend> Loaded<'_, B> {
@@ -62,6 +72,13 @@ impl<B: Backend> Loaded<'_, B> {
                 .irqchip()
                 .is_some_and(|irqchip| irqchip.has_pic_output());
         waits && apic.lapic.takes_extint()
+    }
+
+    /// Whether an interrupt of the VMM's PICs would get through.
+    pub(crate) fn accepts_vmm_interrupt(&self) -> bool {
+        self.apic().is_none_or(|apic| {
+            apic.lapic.takes_extint() && self.state.external_interrupt.is_none()
+        })
     }
 
     /// The vector of the interrupt to inject, which is in service from now on.
@@ -270,31 +287,46 @@ impl<B: Backend> Loaded<'_, B> {
         matches!(index, FIRST_MSR..=LAST_MSR | IA32_TSC_DEADLINE)
     }
 
-    /// Whether `gpa` is in the register page of this vCPU's APIC. Returns the offset.
+    /// The register page of this vCPU's APIC at `gpa`, if it is there.
     #[inline]
-    fn apic_offset(&self, gpa: u64) -> Option<u32> {
-        let lapic = &self.apic()?.lapic;
-        let offset = gpa.wrapping_sub(lapic.address());
-        (offset < 0x1000 && lapic.is_memory_mapped()).then_some(offset as u32)
+    fn apic_page(&self, gpa: u64) -> Page {
+        let Some(apic) = self.apic() else {
+            return Page::None;
+        };
+        let offset = gpa.wrapping_sub(apic.lapic.address());
+        if offset >= 0x1000 {
+            Page::None
+        } else if apic.lapic.is_memory_mapped() {
+            Page::Registers(offset as u32)
+        } else if self.vm.has_quirk(QUIRK_LAPIC_MMIO_HOLE) {
+            Page::Hole
+        } else {
+            Page::None
+        }
     }
 
     /// Reads from the register page of the APIC. Returns whether `gpa` is in it.
     pub(crate) fn read_apic_page(&mut self, gpa: u64, data: &mut [u8]) -> bool {
-        let (Some(offset), Some(apic)) = (self.apic_offset(gpa), self.apic()) else {
-            return false;
-        };
-        apic.lapic
-            .read_bytes(offset, data, || self.apic_current_count());
+        match (self.apic_page(gpa), self.apic()) {
+            (Page::Registers(offset), Some(apic)) => apic
+                .lapic
+                .read_bytes(offset, data, || self.apic_current_count()),
+            (Page::Hole, _) => data.fill(0xff),
+            _ => return false,
+        }
         true
     }
 
     /// Writes to the register page of the APIC. Returns whether `gpa` is in it.
     pub(crate) fn write_apic_page(&mut self, gpa: u64, data: &[u8]) -> bool {
-        let (Some(offset), Some(apic)) = (self.apic_offset(gpa), self.vcpu.apic.as_deref()) else {
-            return false;
-        };
-        let effect = apic.lapic.write_bytes(offset, data);
-        self.follow(apic, effect);
+        match (self.apic_page(gpa), self.vcpu.apic.as_deref()) {
+            (Page::Registers(offset), Some(apic)) => {
+                let effect = apic.lapic.write_bytes(offset, data);
+                self.follow(apic, effect);
+            }
+            (Page::Hole, _) => {}
+            _ => return false,
+        }
         true
     }
 
@@ -408,11 +440,4 @@ impl<B: Backend> Loaded<'_, B> {
         }
         self.state.apic_timer.reset();
     }
-}
-
-/// A timer as a vCPU starts with.
-pub(crate) const fn new_timer() -> Timer {
-    /// KVM_CAP_X86_APIC_BUS_CYCLES_NS as long as nobody says otherwise.
-    const BUS_CYCLE: u64 = 1;
-    Timer::new(BUS_CYCLE, arch::apic::MIN_PERIOD)
 }
