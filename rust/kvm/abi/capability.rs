@@ -53,6 +53,8 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_INTERNAL_ERROR_DATA
         | bindings::KVM_CAP_SREGS2
         | bindings::KVM_CAP_MEMORY_FAULT_INFO
+        | bindings::KVM_CAP_IRQFD
+        | bindings::KVM_CAP_IRQFD_RESAMPLE
         | bindings::KVM_CAP_IOEVENTFD
         | bindings::KVM_CAP_IOEVENTFD_NO_LENGTH
         | bindings::KVM_CAP_IOEVENTFD_ANY_LENGTH

@@ -7,13 +7,18 @@ use kernel::prelude::*;
 use super::copy;
 use crate::{
     host::bindings::{
+        self,
         kvm_coalesced_mmio_zone,
-        kvm_ioeventfd, //
+        kvm_ioeventfd,
+        kvm_irqfd, //
     },
     vm::{
+        Backend,
         Buses,
+        Inject,
         Listen,
-        Space, //
+        Space,
+        Vm, //
     },
 };
 
@@ -83,5 +88,27 @@ pub(super) fn register_coalesced(buses: &Buses, arg: usize) -> Result<i32> {
 pub(super) fn unregister_coalesced(buses: &Buses, arg: usize) -> Result<i32> {
     let (space, zone) = read_zone(arg)?;
     buses.uncoalesce(space, zone.addr, zone.size)?;
+    Ok(0)
+}
+
+/// api.rst, 4.75 KVM_IRQFD.
+pub(super) fn irqfd<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
+    const FLAGS: u32 = bindings::KVM_IRQFD_FLAG_DEASSIGN | bindings::KVM_IRQFD_FLAG_RESAMPLE;
+    let request: kvm_irqfd = copy::read(arg)?;
+    let flag = |bit| request.flags & bit != 0;
+    if request.flags & !FLAGS != 0 {
+        return Err(EINVAL);
+    }
+    if flag(bindings::KVM_IRQFD_FLAG_DEASSIGN) {
+        vm.irqfds.deassign(request.fd as i32, request.gsi)?;
+    } else {
+        let inject = Inject {
+            fd: request.fd as i32,
+            gsi: request.gsi,
+            resample_fd: flag(bindings::KVM_IRQFD_FLAG_RESAMPLE)
+                .then_some(request.resamplefd as i32),
+        };
+        vm.irqfds.assign(vm.irqchip().ok_or(EINVAL)?, &inject)?;
+    }
     Ok(0)
 }

@@ -21,6 +21,7 @@ use crate::host::bindings::{
     kvm_irq_level,
     kvm_irq_routing,
     kvm_irqchip,
+    kvm_irqfd,
     kvm_lapic_state,
     kvm_mp_state,
     kvm_msi,
@@ -57,6 +58,7 @@ pub(super) const KVM_SET_TSS_ADDR: u32 = _IO(KVMIO, 0x47);
 pub(super) const KVM_SET_IDENTITY_MAP_ADDR: u32 = _IOW::<u64>(KVMIO, 0x48);
 pub(super) const KVM_REGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x67);
 pub(super) const KVM_UNREGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x68);
+pub(super) const KVM_IRQFD: u32 = _IOW::<kvm_irqfd>(KVMIO, 0x76);
 pub(super) const KVM_IOEVENTFD: u32 = _IOW::<kvm_ioeventfd>(KVMIO, 0x79);
 pub(super) const KVM_CREATE_IRQCHIP: u32 = _IO(KVMIO, 0x60);
 pub(super) const KVM_IRQ_LINE: u32 = _IOW::<kvm_irq_level>(KVMIO, 0x61);

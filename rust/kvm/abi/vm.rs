@@ -117,6 +117,13 @@ impl<B: Backend> VmFile<B> {
     }
 }
 
+impl<B: Backend> Drop for VmFile<B> {
+    /// vCPUs that are still open keep the VM, but nobody injects any more.
+    fn drop(&mut self) {
+        self.vm.irqfds.release();
+    }
+}
+
 impl<B: Backend> FileObject for VmFile<B> {
     const NAME: &'static CStr = c"kvm-vm";
 
@@ -149,6 +156,7 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_ENABLE_CAP => this.enable_cap(arg),
             number::KVM_SET_TSS_ADDR => this.set_tss_addr(arg),
             number::KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map_addr(arg),
+            number::KVM_IRQFD => eventfd::irqfd(&this.vm, arg),
             number::KVM_IOEVENTFD => eventfd::ioeventfd(&this.vm.buses, arg),
             number::KVM_REGISTER_COALESCED_MMIO => eventfd::register_coalesced(&this.vm.buses, arg),
             number::KVM_UNREGISTER_COALESCED_MMIO => {

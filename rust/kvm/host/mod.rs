@@ -13,7 +13,6 @@ pub(crate) mod coalesced_ring;
 pub(crate) mod cpu;
 pub(crate) mod cpu_list;
 pub(crate) mod debug_regs;
-#[allow(dead_code)]
 pub(crate) mod eventfd;
 pub(crate) mod file;
 pub(crate) mod fpu;
@@ -29,9 +28,7 @@ pub(crate) mod shared;
 pub(crate) mod signal;
 pub(crate) mod srcu_cell;
 pub(crate) mod thread;
-#[allow(dead_code)]
 pub(crate) mod timer;
-#[allow(dead_code)]
 pub(crate) mod work;
 pub(crate) mod wait;
 pub(crate) mod world;

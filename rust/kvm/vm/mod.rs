@@ -19,6 +19,9 @@
 //!
 //! `Buses::update` (mutex) is held over nothing but itself, and whoever has it waits for readers of
 //! `Buses::tables` (SRCU). Under that, a vCPU takes `Ring::adding` (spinlock) or an eventfd's lock.
+//!
+//! `Irqfds::list`, then `List::irqfds` (mutexes) are held over an eventfd's lock, and that over 8.
+//! Whoever signals an eventfd holds neither 8 nor `Resamplers::entries` (spinlock, interrupts off).
 
 pub(crate) mod backend;
 mod bus;
@@ -33,6 +36,7 @@ mod hypercall;
 mod io;
 mod ioeventfd;
 pub(crate) mod irq;
+mod irqfd;
 mod kick;
 mod memory;
 mod mmio;
@@ -78,6 +82,10 @@ pub(crate) use self::{
         SHADOW_STI, //
     },
     ioeventfd::Listen,
+    irqfd::{
+        Inject,
+        Irqfds, //
+    },
     memory::{
         Mapping,
         Memory,
@@ -135,6 +143,8 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) machine: B::Machine,
     #[pin]
     pub(crate) buses: Buses,
+    #[pin]
+    pub(crate) irqfds: Irqfds,
     _mirror: Pin<KBox<mmu_notifier::Registration<Memory<B::Tables>>>>,
     #[pin]
     vcpus: Mutex<KVec<Arc<Vcpu<B>>>>,
@@ -167,6 +177,7 @@ impl<B: Backend> Vm<B> {
                 memory: memory,
                 machine: machine,
                 buses <- Buses::new(),
+                irqfds <- Irqfds::new(),
                 _mirror: mirror,
                 vcpus <- new_mutex!(KVec::new()),
                 irqchip: SetOnce::new(),

@@ -14,6 +14,7 @@ mod vcpu;
 
 pub(crate) use self::{
     irqchip::{
+        AckNotifier,
         Irqchip,
         Mode,
         Source,
