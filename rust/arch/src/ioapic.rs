@@ -12,8 +12,10 @@
 //! [`Ioapic::eoi`] sends again what is still asserted.
 
 mod entry;
+mod state;
 
 pub use entry::Entry;
+pub use state::State;
 
 use crate::apic::Message;
 use crate::line::LineStatus;
@@ -47,22 +49,6 @@ const ARBITRATION: u32 = 0x02;
 const FIRST_ENTRY: u32 = 0x10;
 
 const VERSION_VALUE: u32 = 0x11 | (PINS as u32 - 1) << 16;
-
-/// The state as `struct kvm_ioapic_state` has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct State {
-    /// Physical address of the registers.
-    pub base_address: u64,
-    /// The select register.
-    pub ioregsel: u32,
-    /// The id.
-    pub id: u32,
-    /// Requests, a bit an input: for level-triggered ones the line, for edge-triggered ones what
-    /// could not be sent.
-    pub irr: u32,
-    /// The redirection table.
-    pub redirtbl: [Entry; PINS],
-}
 
 /// What a register write did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -270,6 +256,9 @@ impl Ioapic {
             ) else {
                 continue;
             };
+            if !entry.is_level() {
+                continue;
+            }
             entry.set_remote_irr(false);
             if entry.is_masked() || self.state.irr & (1 << pin) == 0 {
                 *streak = 0;
@@ -402,3 +391,6 @@ impl Ioapic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

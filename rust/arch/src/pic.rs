@@ -8,7 +8,14 @@
 //! A PC has no use for the single and the level-triggered mode of ICW1; those bits are ignored.
 //!
 //! Whoever owns the controllers calls [`DualPic::pending`] after each call that takes `&mut self`
-//! and, when the processor can take the interrupt, [`DualPic::acknowledge`].
+//! and, when the processor can take the interrupt, [`DualPic::acknowledge`]. Who has to know when
+//! the guest is through with an interrupt asks [`DualPic::take_ended`].
+
+mod state;
+
+pub use state::{Chip, ChipState, InitState};
+
+use crate::line::LineStatus;
 
 /// Every port the controllers answer to.
 pub const PORTS: [u16; 6] = [
@@ -55,56 +62,6 @@ const OCW3_SPECIAL_MASK: u8 = 1 << 5;
 const OCW3_SPECIAL_MASK_ENABLE: u8 = 1 << 6;
 const POLL_PENDING: u8 = 1 << 7;
 
-/// Which initialisation command word the data port takes next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
-pub enum InitState {
-    /// None: the chip is programmed and the data port is the mask.
-    #[default]
-    Ready = 0,
-    /// ICW2, the vector base.
-    Icw2 = 1,
-    /// ICW3, the cascade wiring.
-    Icw3 = 2,
-    /// ICW4, the mode.
-    Icw4 = 3,
-}
-
-/// All that one 8259A remembers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ChipState {
-    /// Level of each input when last told.
-    pub last_irr: u8,
-    /// Interrupt requests.
-    pub irr: u8,
-    /// Interrupt mask: a set bit keeps its request from INTR.
-    pub imr: u8,
-    /// Interrupts in service.
-    pub isr: u8,
-    /// The input with the highest priority, 0 to 7.
-    pub priority_add: u8,
-    /// Vector of input 0: a multiple of 8.
-    pub irq_base: u8,
-    /// The command port reads ISR and not IRR.
-    pub read_isr: bool,
-    /// The next read is a poll.
-    pub poll: bool,
-    /// Special mask mode.
-    pub special_mask: bool,
-    /// What the data port takes next.
-    pub init_state: InitState,
-    /// The interrupt is no longer in service once acknowledged.
-    pub auto_eoi: bool,
-    /// Priorities rotate with each automatic EOI.
-    pub rotate_on_auto_eoi: bool,
-    /// A slave's interrupt in service does not keep back the slave's others.
-    pub special_fully_nested: bool,
-    /// ICW1 announced an ICW4.
-    pub expect_icw4: bool,
-    /// Level-triggered inputs.
-    pub elcr: u8,
-}
-
 impl ChipState {
     /// Position of the first set bit of `lines` in the order of priority (0 is the highest).
     fn first(&self, lines: u8) -> Option<u8> {
@@ -135,9 +92,10 @@ impl ChipState {
         }
     }
 
-    fn set_line(&mut self, line: u8, level: bool) {
+    fn set_line(&mut self, line: u8, level: bool) -> LineStatus {
         let bit = 1 << (line & 7);
         let rose = level && self.last_irr & bit == 0;
+        let coalesced = self.irr & bit != 0 && (rose || level && self.elcr & bit != 0);
         if level {
             self.last_irr |= bit;
         } else {
@@ -148,23 +106,37 @@ impl ChipState {
         } else if rose {
             self.irr |= bit;
         }
+        if self.imr & bit != 0 {
+            LineStatus::Ignored
+        } else if coalesced {
+            LineStatus::Coalesced
+        } else {
+            LineStatus::Delivered(1)
+        }
     }
 
-    /// What the chip does in an INTA cycle that is for `line`.
-    fn take(&mut self, line: u8) {
+    /// What the chip does in an INTA cycle that is for `line`. Gives the line if that ends it.
+    fn take(&mut self, line: u8) -> u8 {
         let bit = 1 << (line & 7);
         if self.elcr & bit == 0 {
             self.irr &= !bit;
         }
         if !self.auto_eoi {
             self.isr |= bit;
-        } else if self.rotate_on_auto_eoi {
+            return 0;
+        }
+        if self.rotate_on_auto_eoi {
             self.priority_add = line.wrapping_add(1) & 7;
         }
+        bit
     }
 
-    fn write_command(&mut self, value: u8) {
+    /// Gives the lines whose interrupt ends with it.
+    fn write_command(&mut self, value: u8) -> u8 {
+        let mut under_way = self.isr;
         if value & ICW1 != 0 {
+            // What was requested by an edge is forgotten.
+            under_way |= self.irr & !self.elcr;
             // The edge detector is reset: a line that is high now must fall and rise to count.
             *self = Self {
                 last_irr: self.last_irr,
@@ -173,7 +145,7 @@ impl ChipState {
                 elcr: self.elcr,
                 init_state: InitState::Icw2,
                 expect_icw4: value & ICW1_ICW4_FOLLOWS != 0,
-                ..Self::default()
+                ..Self::POWER_ON
             };
         } else if value & OCW3 != 0 {
             self.poll = value & OCW3_POLL != 0;
@@ -186,6 +158,7 @@ impl ChipState {
         } else {
             self.end_of_interrupt(value);
         }
+        under_way & !self.isr
     }
 
     /// OCW2: bits 7 to 5 are rotate, specific and EOI; bits 2 to 0 the input where it is specific.
@@ -248,16 +221,28 @@ impl ChipState {
 /// # Invariants
 ///
 /// The slave's request, if any, is the level of the master's input 2.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DualPic {
     master: ChipState,
     slave: ChipState,
+    /// Lines whose interrupt has ended since they were last asked for.
+    ended: u16,
+}
+
+impl Default for DualPic {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl DualPic {
     /// Both chips as after power-on: not programmed, nothing masked, edge-triggered.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self {
+            master: ChipState::POWER_ON,
+            slave: ChipState::POWER_ON,
+            ended: 0,
+        }
     }
 
     /// The state of the master and of the slave.
@@ -274,9 +259,20 @@ impl DualPic {
             elcr: chip.elcr & elcr_mask,
             ..chip
         };
-        self.master = held(master, MASTER_ELCR_MASK);
-        self.slave = held(slave, SLAVE_ELCR_MASK);
+        *self = Self {
+            master: held(master, MASTER_ELCR_MASK),
+            slave: held(slave, SLAVE_ELCR_MASK),
+            ended: 0,
+        };
         self.cascade();
+    }
+
+    /// The lines, a bit each, whose interrupt has ended since this was last called: by an EOI, by
+    /// being acknowledged in automatic-EOI mode, or by an initialisation. Who has their device look
+    /// at its line again is waiting for that.
+    #[inline]
+    pub fn take_ended(&mut self) -> u16 {
+        core::mem::take(&mut self.ended)
     }
 
     /// Carries the slave's INTR to the master. The line needs no edge detector: the slave lets
@@ -294,15 +290,16 @@ impl DualPic {
 
     /// Sets the level of input `line`, 0 to 15. Line 2 is the slave's and, like a number past 15,
     /// does nothing.
-    pub fn set_irq(&mut self, line: u8, level: bool) {
+    pub fn set_irq(&mut self, line: u8, level: bool) -> LineStatus {
         match line {
-            CASCADE => {}
+            CASCADE => LineStatus::Ignored,
             0..=7 => self.master.set_line(line, level),
             8..=15 => {
-                self.slave.set_line(line - 8, level);
+                let status = self.slave.set_line(line & 7, level);
                 self.cascade();
+                status
             }
-            _ => {}
+            _ => LineStatus::Ignored,
         }
     }
 
@@ -316,19 +313,27 @@ impl DualPic {
     pub fn acknowledge(&mut self) -> u8 {
         match self.master.request(true) {
             Some(CASCADE) => {
-                self.master.take(CASCADE);
+                self.take(true, CASCADE);
                 let line = self.slave.request(false);
                 if let Some(line) = line {
-                    self.slave.take(line);
+                    self.take(false, line);
                 }
                 self.cascade();
                 self.slave.irq_base | line.unwrap_or(SPURIOUS)
             }
             Some(line) => {
-                self.master.take(line);
+                self.take(true, line);
                 self.master.irq_base | line
             }
             None => self.master.irq_base | SPURIOUS,
+        }
+    }
+
+    fn take(&mut self, is_master: bool, line: u8) {
+        if is_master {
+            self.ended |= u16::from(self.master.take(line));
+        } else {
+            self.ended |= u16::from(self.slave.take(line)) << 8;
         }
     }
 
@@ -339,7 +344,7 @@ impl DualPic {
                 self.master.poll = false;
                 match self.master.request(true) {
                     Some(line) => {
-                        self.master.take(line);
+                        self.take(true, line);
                         self.cascade();
                         POLL_PENDING | line
                     }
@@ -350,7 +355,7 @@ impl DualPic {
                 self.slave.poll = false;
                 match self.slave.request(false) {
                     Some(line) => {
-                        self.slave.take(line);
+                        self.take(false, line);
                         self.cascade();
                         POLL_PENDING | line
                     }
@@ -373,12 +378,12 @@ impl DualPic {
     pub fn write(&mut self, port: u16, value: u8) -> bool {
         match port {
             MASTER_COMMAND => {
-                self.master.write_command(value);
+                self.ended |= u16::from(self.master.write_command(value));
                 self.cascade();
             }
             MASTER_DATA => self.master.write_data(value),
             SLAVE_COMMAND => {
-                self.slave.write_command(value);
+                self.ended |= u16::from(self.slave.write_command(value)) << 8;
                 self.cascade();
             }
             SLAVE_DATA => {

@@ -8,12 +8,17 @@
 //! from the tick it is written in, where the chip takes one tick more.
 //!
 //! Whoever owns the clock raises IRQ 0 at each rising edge of channel 0:
-//! [`Pit::next_rising_edge`] says when the next one is, and has to be asked again after each
-//! [`Pit::write`].
+//! [`Pit::next_rising_edge`], or [`Pit::next_interrupt`] where the host has to be protected, says
+//! when the next one is, and has to be asked again after each [`Pit::write`]. [`Reinjection`] is
+//! for an owner that makes up for ticks the guest was late for.
 
 mod channel;
+mod reinjection;
+mod state;
 
-pub use channel::{Access, Channel, Mode};
+pub use channel::{Access, Channel, ChannelState, Mode};
+pub use reinjection::Reinjection;
+pub use state::State;
 
 /// Ticks in a second.
 pub const FREQUENCY: u64 = 1_193_182;
@@ -60,6 +65,8 @@ pub const fn nanoseconds(tick: u64) -> u64 {
 pub struct Pit {
     channels: [Channel; 3],
     speaker: bool,
+    /// An HPET has taken the place of channel 0 at IRQ 0.
+    hpet_legacy: bool,
 }
 
 impl Default for Pit {
@@ -75,6 +82,7 @@ impl Pit {
         Self {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
             speaker: false,
+            hpet_legacy: false,
         }
     }
 
@@ -86,12 +94,6 @@ impl Pit {
     /// Whether channel 2's output reaches the speaker.
     pub fn speaker_on(&self) -> bool {
         self.speaker
-    }
-
-    /// Replaces the whole state.
-    pub fn set_state(&mut self, channels: [Channel; 3], speaker: bool) {
-        self.channels = channels;
-        self.speaker = speaker;
     }
 
     /// Reads a port at `now` nanoseconds; `None` if it is not one of [`PORTS`].
@@ -182,6 +184,22 @@ impl Pit {
             .get(channel)?
             .next_rising_edge(ticks(now))
             .map(nanoseconds)
+    }
+
+    /// When channel 0 interrupts next after `now`, in nanoseconds: its rising edge, unless an HPET
+    /// has its place. Of periods shorter than `min_period` nanoseconds some are left out, so that
+    /// a guest cannot keep the host busy with nothing else.
+    pub fn next_interrupt(&self, now: u64, min_period: u64) -> Option<u64> {
+        if self.hpet_legacy {
+            return None;
+        }
+        let is_short = |ticks: u32| nanoseconds(ticks.into()) < min_period;
+        let from = if self.channels[0].period().is_some_and(is_short) {
+            now.saturating_add(min_period.saturating_sub(1))
+        } else {
+            now
+        };
+        self.next_rising_edge(0, from)
     }
 }
 

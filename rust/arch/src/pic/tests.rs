@@ -332,27 +332,91 @@ fn linux_finds_the_controller_by_its_mask() {
 }
 
 #[test]
-fn state_goes_round_and_is_made_sane() {
+fn lines_say_what_became_of_a_request() {
+    use LineStatus::{Coalesced, Delivered, Ignored};
+    let mut pic = programmed();
+    pic.write(MASTER_DATA, 1 << 6);
+    pic.write(MASTER_ELCR, 1 << 5);
+    for (line, level, status) in [
+        (4, true, Delivered(1)),
+        (4, true, Delivered(1)),
+        (4, false, Delivered(1)),
+        (4, true, Coalesced),
+        (5, true, Delivered(1)),
+        (5, true, Coalesced),
+        (6, true, Ignored),
+        (12, true, Delivered(1)),
+        (2, true, Ignored),
+        (16, true, Ignored),
+    ] {
+        assert_eq!(pic.set_irq(line, level), status, "{line} {level}");
+    }
+}
+
+#[test]
+fn ended_interrupts_are_told() {
     let mut pic = programmed();
     pulse(&mut pic, 12);
-    let (master, slave) = pic.state();
-    let mut other = DualPic::new();
-    other.set_state(master, slave);
-    assert_eq!(other, pic);
+    pulse(&mut pic, 4);
+    assert_eq!(pic.acknowledge(), 0x2c);
+    assert_eq!(pic.take_ended(), 0);
+    pic.write(SLAVE_COMMAND, EOI);
+    assert_eq!(pic.take_ended(), 1 << 12);
+    pic.write(MASTER_COMMAND, EOI);
+    assert_eq!(pic.take_ended(), 1 << 2);
+    pic.acknowledge();
+    pic.write(MASTER_COMMAND, 0x60 | 4);
+    assert_eq!(pic.take_ended(), 1 << 4);
+    assert_eq!(pic.take_ended(), 0, "told once");
 
-    let wild = ChipState {
-        priority_add: 0xff,
-        irq_base: 0xff,
-        elcr: 0xff,
-        ..master
-    };
-    other.set_state(wild, wild);
-    let (master, slave) = other.state();
+    pulse(&mut pic, 3);
+    pic.acknowledge();
+    pulse(&mut pic, 5);
+    pulse(&mut pic, 13);
+    initialise(&mut pic, 0x03);
+    assert_eq!(pic.take_ended(), 1 << 3 | 1 << 5 | 1 << 13 | 1 << 2);
+    pulse(&mut pic, 1);
+    pic.acknowledge();
+    assert_eq!(pic.take_ended(), 1 << 1, "automatic EOI");
+}
+
+#[test]
+fn state_goes_round() {
+    let mut pic = programmed();
+    pulse(&mut pic, 12);
+    pic.write(MASTER_ELCR, 0x20);
+    pic.write(MASTER_COMMAND, 0x0b);
+    let (master, slave) = (pic.save(Chip::Master), pic.save(Chip::Slave));
     assert_eq!(
-        (master.priority_add, master.irq_base, master.elcr),
-        (7, 0xf8, 0xf8)
+        master,
+        [4, 4, 0, 0, 0, 0x20, 1, 0, 0, 0, 0, 0, 0, 1, 0x20, 0xf8]
     );
-    assert_eq!(slave.elcr, 0xde);
+    assert_eq!(
+        slave,
+        [0, 16, 0, 0, 0, 0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0xde]
+    );
+    let mut other = DualPic::new();
+    other.restore(Chip::Slave, &slave);
+    other.restore(Chip::Master, &master);
+    assert_eq!(other, pic);
+}
+
+#[test]
+fn a_foreign_state_is_made_sane() {
+    let mut pic = DualPic::new();
+    pic.restore(Chip::Master, &[0xff; 16]);
+    assert_eq!(
+        pic.save(Chip::Master),
+        [0xfb, 0xfb, 0xff, 0xff, 7, 0xf8, 1, 1, 1, 0, 1, 1, 1, 1, 0xf8, 0xf8],
+        "line 2 is the slave's"
+    );
+    for init_state in 1..=3 {
+        let mut bytes = [0; 16];
+        bytes[9] = init_state;
+        bytes[15] = 0xde;
+        pic.restore(Chip::Slave, &bytes);
+        assert_eq!(pic.save(Chip::Slave), bytes);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -383,7 +447,9 @@ proptest! {
             match step {
                 Step::Read(port) => prop_assert!(pic.read(port).is_some()),
                 Step::Write(port, value) => prop_assert!(pic.write(port, value)),
-                Step::Line(line, level) => pic.set_irq(line, level),
+                Step::Line(line, level) => {
+                    pic.set_irq(line, level);
+                }
                 Step::Acknowledge => {
                     let was_pending = pic.pending();
                     let vector = pic.acknowledge();
@@ -399,7 +465,9 @@ proptest! {
                 || master.isr != 0);
             prop_assert!(master.priority_add < 8 && slave.priority_add < 8);
             let mut copy = DualPic::new();
-            copy.set_state(master, slave);
+            copy.restore(Chip::Master, &pic.save(Chip::Master));
+            copy.restore(Chip::Slave, &pic.save(Chip::Slave));
+            pic.take_ended();
             prop_assert_eq!(copy, pic);
         }
     }

@@ -2,6 +2,10 @@
 
 //! One counter of the 8254.
 
+mod state;
+
+pub use state::ChannelState;
+
 /// What a counter does with its count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -129,6 +133,8 @@ impl Element {
 /// A counter with its registers and latches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Channel {
+    /// It has had a control word.
+    programmed: bool,
     mode: Mode,
     access: Access,
     bcd: bool,
@@ -152,6 +158,7 @@ impl Channel {
     /// A counter that waits for its first control word.
     pub(super) fn new(gate: bool) -> Self {
         Self {
+            programmed: false,
             mode: Mode::InterruptOnTerminalCount,
             access: Access::Both,
             bcd: false,
@@ -180,6 +187,11 @@ impl Channel {
     /// The count last written, in ticks (1 to 65536); `None` if none was since the control word.
     pub fn count(&self) -> Option<u32> {
         self.count
+    }
+
+    /// Ticks from one rising edge to the next, if the count starts over by itself.
+    pub(super) fn period(&self) -> Option<u32> {
+        self.count.filter(|_| self.mode.is_periodic())
     }
 
     /// Values the element can hold.
@@ -233,6 +245,7 @@ impl Channel {
             _ => Access::Both,
         };
         *self = Self {
+            programmed: true,
             mode: Mode::from_control(value),
             access,
             bcd: value & 1 != 0,

@@ -3,6 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
+mod state;
+
 /// The first nanosecond of tick `tick` of these tests, which do not start at zero.
 fn at(tick: u64) -> u64 {
     nanoseconds(START + tick)
@@ -397,15 +399,41 @@ fn a_clock_that_steps_back_is_survived() {
 }
 
 #[test]
-fn state_goes_round() {
+fn interrupts_are_not_too_many() {
+    const MIN: u64 = 200_000;
     let mut pit = Pit::new();
-    program(&mut pit, 0, 3, 100, 0);
-    pit.write(SPEAKER, 3, at(7));
-    let mut other = Pit::default();
-    other.set_state(*pit.channels(), pit.speaker_on());
-    assert_eq!(other, pit);
-    assert_eq!(pit.channels()[0].mode(), Mode::SquareWave);
-    assert_eq!(pit.channels()[0].count(), Some(100));
+    assert_eq!(pit.next_interrupt(0, MIN), None);
+    program(&mut pit, 0, 2, 11932, 0);
+    assert_eq!(pit.next_interrupt(0, MIN), Some(at(11932)));
+    program(&mut pit, 0, 2, 2, 0);
+    let first = pit.next_interrupt(at(0), MIN).unwrap();
+    assert!((MIN..MIN + 2000).contains(&(first - at(0))));
+    assert!(pit.next_interrupt(first, MIN).unwrap() >= first + MIN);
+    assert_eq!(pit.next_interrupt(at(0), 0), Some(at(2)));
+    program(&mut pit, 0, 0, 5, 0);
+    assert_eq!(pit.next_interrupt(0, MIN), Some(at(5)), "once is no harm");
+}
+
+#[test]
+fn ticks_wait_for_the_guest() {
+    let mut ticks = Reinjection::new();
+    assert!(ticks.tick());
+    assert!(!ticks.tick() && !ticks.tick(), "the first has not ended");
+    assert!(ticks.end() && ticks.end());
+    assert!(!ticks.end(), "all three were had");
+    assert!(!ticks.end(), "an EOI of nothing");
+    assert!(ticks.tick());
+    assert!(!ticks.tick());
+    ticks.reset();
+    assert!(ticks.tick());
+    ticks.set_enabled(false);
+    assert!(ticks.tick() && ticks.tick());
+    assert!(!ticks.end());
+    ticks.set_enabled(true);
+    assert_eq!(ticks, Reinjection::new());
+    ticks.tick();
+    ticks.set_enabled(true);
+    assert!(!ticks.tick(), "on already");
 }
 
 proptest! {
