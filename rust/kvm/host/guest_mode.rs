@@ -34,6 +34,18 @@ impl<'a> GuestMode<'a> {
         Self { irqs_off }
     }
 
+    /// Calls `f` out of guest mode, but with interrupts still off: it may take spinlocks and wake
+    /// threads.
+    #[inline]
+    pub(crate) fn pause<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: Interrupts are off and `enter` was called.
+        unsafe { bindings::shim_guest_exit_irqoff() };
+        let result = f();
+        // SAFETY: Interrupts are off, and the CPU was in guest mode in this turn.
+        unsafe { bindings::shim_guest_reenter_irqoff() };
+        result
+    }
+
     /// Leaves guest mode.
     #[inline]
     pub(crate) fn exit(self) -> GuestTime<'a> {

@@ -218,6 +218,17 @@ void shim_guest_exit_irqoff(void)
 	instrumentation_end();
 }
 
+/* Back to guest mode in the middle of a turn: RCU was told of a quiet moment when it began. */
+void shim_guest_reenter_irqoff(void)
+{
+	instrumentation_begin();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	instrumentation_end();
+	(void)context_tracking_guest_enter();
+	lockdep_hardirqs_on(CALLER_ADDR0);
+}
+
 void shim_guest_timing_exit_irqoff(void)
 {
 	guest_timing_exit_irqoff();

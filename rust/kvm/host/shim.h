@@ -78,6 +78,7 @@ void shim_restore_thread_state(const struct shim_thread_state *state);
 /* Guest mode as the scheduler, RCU and lockdep know it. */
 void shim_guest_enter_irqoff(void);
 void shim_guest_exit_irqoff(void);
+void shim_guest_reenter_irqoff(void);
 void shim_guest_timing_exit_irqoff(void);
 void shim_handle_interrupt(u32 vector);
 void shim_handle_nmi(void);

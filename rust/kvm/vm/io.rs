@@ -115,7 +115,8 @@ impl<B: Backend> Loaded<'_, B> {
             let string = self.string_io(io, operand);
             return self.begin_string(io, &string);
         }
-        if self.device_io(io) {
+        // The inner loop has asked the devices, where it may take their locks.
+        if cfg!(CONFIG_PREEMPT_RT) && self.device_io(io) {
             return Ok(Next::Guest);
         }
         if io.is_in {
@@ -130,7 +131,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// IN or OUT of a device in the kernel. Returns whether it was one.
-    fn device_io(&mut self, io: &IoExit) -> bool {
+    pub(crate) fn device_io(&mut self, io: &IoExit) -> bool {
         let mut data = (self.state.regs[RAX] as u32).to_le_bytes();
         let bytes = &mut data[..io.size.bytes()];
         if io.is_in {

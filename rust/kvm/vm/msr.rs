@@ -6,6 +6,7 @@ use kernel::prelude::*;
 
 use super::{
     backend::Backend,
+    irq::IA32_TSC_DEADLINE,
     run::Next,
     vcpu::{
         Loaded,
@@ -25,6 +26,7 @@ const IA32_TSC_ADJUST: u32 = 0x3b;
 const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
 const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 const FSB_FREQ: u32 = 0xcd;
+const X2APIC_ICR: u32 = 0x830;
 const PLATFORM_INFO: u32 = 0xce;
 const IA32_MTRRCAP: u32 = 0xfe;
 const BBL_CR_CTL3: u32 = 0x11e;
@@ -222,6 +224,20 @@ impl<B: Backend> Loaded<'_, B> {
         let index = self.state.regs[RCX] as u32;
         let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
         if !self.write_apic_msr_fast(index, value) {
+            return false;
+        }
+        B::skip_instruction(self);
+        true
+    }
+
+    /// WRMSR that sends an interrupt to another processor or sets the timer, with interrupts off.
+    /// Returns whether it was served.
+    pub(crate) fn write_msr_locked(&mut self) -> bool {
+        let index = self.state.regs[RCX] as u32;
+        let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
+        if !matches!(index, X2APIC_ICR | IA32_TSC_DEADLINE)
+            || self.write_apic_msr(index, value).is_err()
+        {
             return false;
         }
         B::skip_instruction(self);

@@ -212,7 +212,7 @@ impl<B: Backend> Loaded<'_, B> {
                 self.inject_events(wants_window, &guest_mode);
             }
             let exit = B::enter(self, &guest_mode);
-            if !self.handle_fast(exit) {
+            if !self.handle_fast(exit) && !self.handle_locked(exit, &guest_mode) {
                 break exit;
             }
             if guest_mode::work_pending() || self.vcpu.runner.has_requests() {
@@ -247,6 +247,21 @@ impl<B: Backend> Loaded<'_, B> {
                 self.emulate_hypercall();
                 true
             }
+            _ => false,
+        }
+    }
+
+    /// Serves an exit that takes spinlocks or wakes a thread, but does not sleep, without leaving
+    /// the inner loop. Returns whether it was served.
+    #[inline]
+    fn handle_locked(&mut self, exit: Exit, guest_mode: &GuestMode<'_>) -> bool {
+        // There spinlocks sleep.
+        if cfg!(CONFIG_PREEMPT_RT) {
+            return false;
+        }
+        match exit {
+            Exit::Io(io) if io.string.is_none() => guest_mode.pause(|| self.device_io(&io)),
+            Exit::MsrWrite => guest_mode.pause(|| self.write_msr_locked()),
             _ => false,
         }
     }

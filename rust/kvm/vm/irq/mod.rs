@@ -30,5 +30,8 @@ pub(crate) use self::{
         IOAPIC_PINS,
         MAX_ROUTES, //
     },
-    vcpu::Aftermath,
+    vcpu::{
+        Aftermath,
+        IA32_TSC_DEADLINE, //
+    },
 };
