@@ -147,6 +147,24 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
     #[inline]
     pub fn write(&self, offset: u32, value: u32) -> Effect {
         match Register(offset) {
+            Register::EOI => self.write_eoi(),
+            Register::ICR => {
+                let low = value & !ICR_BUSY;
+                self.store(Register::ICR, low);
+                let high = u64::from(self.load(Register::ICR2));
+                Effect::Send(Message::from_icr(high << 32 | u64::from(low), false))
+            }
+            Register::ICR2 => {
+                self.store(Register::ICR2, value & ID_BITS);
+                Effect::None
+            }
+            register => self.write_xapic_rest(register, value),
+        }
+    }
+
+    #[inline(never)]
+    fn write_xapic_rest(&self, register: Register, value: u32) -> Effect {
+        match register {
             Register::ID => {
                 self.store(Register::ID, value & ID_BITS);
                 Effect::Destination
@@ -159,25 +177,19 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
                 self.store(Register::DFR, value | DFR_FIXED);
                 Effect::Destination
             }
-            Register::ICR => {
-                let low = value & !ICR_BUSY;
-                self.store(Register::ICR, low);
-                let high = u64::from(self.load(Register::ICR2));
-                Effect::Send(Message::from_icr(high << 32 | u64::from(low), false))
-            }
-            Register::ICR2 => {
-                self.store(Register::ICR2, value & ID_BITS);
-                Effect::None
-            }
             register => self.write_common(register, value).unwrap_or(Effect::None),
         }
     }
 
-    /// Writes a register that is the same in both modes; `None` if it is none such.
     #[inline]
+    fn write_eoi(&self) -> Effect {
+        self.eoi().map_or(Effect::None, Effect::Eoi)
+    }
+
+    /// Writes a register that is the same in both modes; `None` if it is none such.
+    #[inline(never)]
     fn write_common(&self, register: Register, value: u32) -> Option<Effect> {
         Some(match register {
-            Register::EOI => self.eoi().map_or(Effect::None, Effect::Eoi),
             Register::TPR => {
                 self.set_tpr(value as u8);
                 Effect::Tpr
@@ -249,6 +261,7 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
         }
         let value = u32::try_from(value).map_err(|_| Gp)?;
         match register {
+            Register::EOI => Ok(self.write_eoi()),
             Register::SELF_IPI => {
                 let vector = u8::try_from(value).map_err(|_| Gp)?;
                 Ok(Effect::Send(Message::to_itself(vector)))

@@ -321,15 +321,31 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
     /// The highest vector in the IRR.
     #[inline]
     pub fn highest_irr(&self) -> Option<u8> {
+        let words = self.irr_words.load(Ordering::Relaxed);
+        let index = words.checked_ilog2()?;
+        // With UNKNOWN, and with a request that another thread is about to note or this one has
+        // taken, the word is no word or zero.
+        if index < 8 {
+            let word = self.load(Register::IRR.word(index));
+            if word != 0 {
+                return Some(highest_in(index, word));
+            }
+        }
+        self.search_irr()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_irr(&self) -> Option<u8> {
         loop {
             let words = self.irr_words.load(Ordering::Relaxed);
             let index = words.checked_ilog2()?;
             if words & UNKNOWN != 0 {
                 return self.registers.highest(Register::IRR);
             }
-            let vector = highest_in(index, self.load(Register::IRR.word(index)));
-            if vector.is_some() {
-                return vector;
+            let word = self.load(Register::IRR.word(index));
+            if word != 0 {
+                return Some(highest_in(index, word));
             }
             self.forget_word(index);
         }
@@ -340,10 +356,18 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
     pub fn highest_isr(&self) -> Option<u8> {
         let words = self.isr_words.load(Ordering::Relaxed);
         let index = words.checked_ilog2()?;
-        if words & UNKNOWN != 0 {
-            return self.registers.highest(Register::ISR);
+        if index < 8 {
+            // The word is not zero: the type's invariant.
+            Some(highest_in(index, self.load(Register::ISR.word(index))))
+        } else {
+            self.search_isr()
         }
-        highest_in(index, self.load(Register::ISR.word(index)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_isr(&self) -> Option<u8> {
+        self.registers.highest(Register::ISR)
     }
 
     /// The processor's priority, computed from TPR and ISR (SDM vol. 3, 11.8.3.1).
@@ -392,6 +416,14 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
     #[inline]
     pub fn eoi(&self) -> Option<Eoi> {
         let vector = self.highest_isr()?;
+        self.end(vector);
+        Some(self.ended(vector))
+    }
+
+    /// Takes `vector`, which is what [`Self::highest_isr`] said, out of service: a part of
+    /// [`Self::eoi`] for who knows the rest.
+    #[inline]
+    pub fn end(&self, vector: u8) {
         let isr = Register::ISR.word_of(vector);
         let left = self.load(isr) & !bit_of(vector);
         self.store(isr, left);
@@ -401,7 +433,6 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
             self.isr_words
                 .store(words & !(1 << index), Ordering::Relaxed);
         }
-        Some(self.ended(vector))
     }
 
     /// What there is to do after the processor itself has ended `vector` (EOI virtualisation,

@@ -131,14 +131,14 @@ impl Registers {
     pub fn highest(&self, group: Register) -> Option<u8> {
         (0..8).rev().find_map(|index| {
             let word = self.load(group.word(index));
-            highest_in(index, word)
+            (word != 0).then(|| highest_in(index, word))
         })
     }
 }
 
-/// The highest vector of word `index` (0 to 7) of a group.
+/// The highest vector of word `index` (0 to 7) of a group, which is not zero.
 #[inline]
-pub(super) fn highest_in(index: u32, word: u32) -> Option<u8> {
+pub(super) const fn highest_in(index: u32, word: u32) -> u8 {
     // The result is below 256, as index is below 8.
-    Some(((index << 5) | word.checked_ilog2()?) as u8)
+    ((index << 5) | (word | 1).ilog2()) as u8
 }
