@@ -63,6 +63,7 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_IRQ_INJECT_STATUS
         | bindings::KVM_CAP_PIT
         | bindings::KVM_CAP_PIT2
+        | bindings::KVM_CAP_PIT_STATE2
         | bindings::KVM_CAP_REINJECT_CONTROL
         | bindings::KVM_CAP_SIGNAL_MSI
         | bindings::KVM_CAP_IOAPIC_POLARITY_IGNORED

@@ -9,10 +9,7 @@ use arch::{
         self,
         Entry, //
     },
-    pic::{
-        ChipState,
-        InitState, //
-    },
+    pic::Chip,
 };
 use kernel::prelude::*;
 
@@ -132,16 +129,14 @@ fn parse_pin(chip: u32, pin: u32) -> Result<Target> {
 pub(super) fn get_irqchip<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
     let mut words: ChipWords = copy::read(arg)?;
     let irqchip = vm.full_irqchip()?;
-    let state = words.get_mut(1..).unwrap_or_default();
-    state.fill(0);
-    match words[0] as u32 {
+    let chip = words[0] as u32;
+    words[1..].fill(0);
+    match chip {
         bindings::KVM_IRQCHIP_PIC_MASTER => {
-            let (master, _) = irqchip.with_pic(|pic| pic.state());
-            words[1..3].copy_from_slice(&pic_words(&master, PIC_MASTER_ELCR_MASK));
+            set_pic_bytes(&mut words, irqchip.with_pic(|pic| pic.save(Chip::Master)));
         }
         bindings::KVM_IRQCHIP_PIC_SLAVE => {
-            let (_, slave) = irqchip.with_pic(|pic| pic.state());
-            words[1..3].copy_from_slice(&pic_words(&slave, PIC_SLAVE_ELCR_MASK));
+            set_pic_bytes(&mut words, irqchip.with_pic(|pic| pic.save(Chip::Slave)));
         }
         bindings::KVM_IRQCHIP_IOAPIC => {
             let state = irqchip.ioapic_state();
@@ -163,14 +158,12 @@ pub(super) fn set_irqchip<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
     let words: ChipWords = copy::read(arg)?;
     let irqchip = vm.full_irqchip()?;
     match words[0] as u32 {
-        bindings::KVM_IRQCHIP_PIC_MASTER => irqchip.with_pic(|pic| {
-            let (_, slave) = pic.state();
-            pic.set_state(pic_state([words[1], words[2]]), slave);
-        }),
-        bindings::KVM_IRQCHIP_PIC_SLAVE => irqchip.with_pic(|pic| {
-            let (master, _) = pic.state();
-            pic.set_state(master, pic_state([words[1], words[2]]));
-        }),
+        bindings::KVM_IRQCHIP_PIC_MASTER => {
+            irqchip.with_pic(|pic| pic.restore(Chip::Master, &pic_bytes(&words)));
+        }
+        bindings::KVM_IRQCHIP_PIC_SLAVE => {
+            irqchip.with_pic(|pic| pic.restore(Chip::Slave, &pic_bytes(&words)));
+        }
         bindings::KVM_IRQCHIP_IOAPIC => {
             let mut redirtbl = [Entry::RESET; ioapic::PINS];
             for (entry, word) in redirtbl.iter_mut().zip(&words[4..]) {
@@ -189,59 +182,15 @@ pub(super) fn set_irqchip<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
     Ok(0)
 }
 
-/// Lines of the master that can be level-triggered.
-const PIC_MASTER_ELCR_MASK: u8 = 0xf8;
-/// Lines of the slave that can be level-triggered.
-const PIC_SLAVE_ELCR_MASK: u8 = 0xde;
-
-/// `struct kvm_pic_state`.
-fn pic_words(chip: &ChipState, elcr_mask: u8) -> [u64; 2] {
-    let bytes = [
-        chip.last_irr,
-        chip.irr,
-        chip.imr,
-        chip.isr,
-        chip.priority_add,
-        chip.irq_base,
-        chip.read_isr.into(),
-        chip.poll.into(),
-        chip.special_mask.into(),
-        chip.init_state as u8,
-        chip.auto_eoi.into(),
-        chip.rotate_on_auto_eoi.into(),
-        chip.special_fully_nested.into(),
-        chip.expect_icw4.into(),
-        chip.elcr,
-        elcr_mask,
-    ];
-    let value = u128::from_le_bytes(bytes);
-    [value as u64, (value >> 64) as u64]
+/// Where `struct kvm_pic_state` is in the words.
+fn pic_bytes(words: &ChipWords) -> [u8; 16] {
+    (u128::from(words[2]) << 64 | u128::from(words[1])).to_le_bytes()
 }
 
-fn pic_state(words: [u64; 2]) -> ChipState {
-    let b = (u128::from(words[1]) << 64 | u128::from(words[0])).to_le_bytes();
-    ChipState {
-        last_irr: b[0],
-        irr: b[1],
-        imr: b[2],
-        isr: b[3],
-        priority_add: b[4],
-        irq_base: b[5],
-        read_isr: b[6] != 0,
-        poll: b[7] != 0,
-        special_mask: b[8] != 0,
-        init_state: match b[9] {
-            1 => InitState::Icw2,
-            2 => InitState::Icw3,
-            3 => InitState::Icw4,
-            _ => InitState::Ready,
-        },
-        auto_eoi: b[10] != 0,
-        rotate_on_auto_eoi: b[11] != 0,
-        special_fully_nested: b[12] != 0,
-        expect_icw4: b[13] != 0,
-        elcr: b[14],
-    }
+fn set_pic_bytes(words: &mut ChipWords, bytes: [u8; 16]) {
+    let value = u128::from_le_bytes(bytes);
+    words[1] = value as u64;
+    words[2] = (value >> 64) as u64;
 }
 
 /// KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP (api.rst, 7.5).

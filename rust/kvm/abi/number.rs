@@ -28,6 +28,8 @@ use crate::host::bindings::{
     kvm_msr_list,
     kvm_msrs,
     kvm_pit_config,
+    kvm_pit_state,
+    kvm_pit_state2,
     kvm_regs,
     kvm_signal_mask,
     kvm_sregs,
@@ -65,11 +67,15 @@ pub(super) const KVM_IRQ_LINE: u32 = _IOW::<kvm_irq_level>(KVMIO, 0x61);
 pub(super) const KVM_GET_IRQCHIP: u32 = _IOWR::<kvm_irqchip>(KVMIO, 0x62);
 pub(super) const KVM_SET_IRQCHIP: u32 = _IOR::<kvm_irqchip>(KVMIO, 0x63);
 pub(super) const KVM_CREATE_PIT: u32 = _IO(KVMIO, 0x64);
+pub(super) const KVM_GET_PIT: u32 = _IOWR::<kvm_pit_state>(KVMIO, 0x65);
+pub(super) const KVM_SET_PIT: u32 = _IOR::<kvm_pit_state>(KVMIO, 0x66);
 pub(super) const KVM_IRQ_LINE_STATUS: u32 = _IOWR::<kvm_irq_level>(KVMIO, 0x67);
 pub(super) const KVM_SET_GSI_ROUTING: u32 = _IOW::<kvm_irq_routing>(KVMIO, 0x6a);
 pub(super) const KVM_REINJECT_CONTROL: u32 = _IO(KVMIO, 0x71);
 pub(super) const KVM_CREATE_PIT2: u32 = _IOW::<kvm_pit_config>(KVMIO, 0x77);
 pub(super) const KVM_SET_BOOT_CPU_ID: u32 = _IO(KVMIO, 0x78);
+pub(super) const KVM_GET_PIT2: u32 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
+pub(super) const KVM_SET_PIT2: u32 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
 pub(super) const KVM_SIGNAL_MSI: u32 = _IOW::<kvm_msi>(KVMIO, 0xa5);
 
 pub(super) const KVM_RUN: u32 = _IO(KVMIO, 0x80);

@@ -2,6 +2,7 @@
 
 //! The timer chip in the kernel: what a VMM does to it.
 
+use arch::pit::State;
 use kernel::prelude::*;
 
 use super::copy;
@@ -28,5 +29,26 @@ pub(super) fn create2<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
 pub(super) fn reinject_control<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
     let control: kvm_reinject_control = copy::read(arg)?;
     vm.pit().ok_or(ENXIO)?.set_reinject(control.pit_reinject != 0);
+    Ok(0)
+}
+
+/// KVM_GET_PIT (api.rst, 4.70) and KVM_GET_PIT2, whose structure goes on with flags.
+pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: usize, len: usize) -> Result<i32> {
+    let state = vm.pit().ok_or(ENXIO)?.save().to_bytes();
+    copy::write_bytes(arg, state.get(..len).ok_or(EINVAL)?)?;
+    Ok(0)
+}
+
+/// KVM_SET_PIT and KVM_SET_PIT2 (api.rst, 4.72): the older one leaves the flags as they are.
+pub(super) fn set<B: Backend>(vm: &Vm<B>, arg: usize, len: usize) -> Result<i32> {
+    let mut bytes = [0; State::SIZE];
+    let given = bytes.get_mut(..len).ok_or(EINVAL)?;
+    copy::read_bytes(arg, given)?;
+    let pit = vm.pit().ok_or(ENXIO)?;
+    let mut state = State::from_bytes(&bytes);
+    if len == State::CHANNELS_SIZE {
+        state.flags = pit.save().flags;
+    }
+    pit.restore(&state);
     Ok(0)
 }

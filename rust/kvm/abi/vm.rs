@@ -2,9 +2,12 @@
 
 //! A VM's file: VM ioctls.
 
-use arch::addr::{
-    Gpa,
-    Hva, //
+use arch::{
+    addr::{
+        Gpa,
+        Hva, //
+    },
+    pit::State, //
 };
 use kernel::{
     debugfs::Dir,
@@ -151,6 +154,10 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_SIGNAL_MSI => irqchip::signal_msi(&this.vm, arg),
             number::KVM_CREATE_PIT => this.vm.create_pit(true).map(|()| 0),
             number::KVM_CREATE_PIT2 => pit::create2(&this.vm, arg),
+            number::KVM_GET_PIT => pit::get(&this.vm, arg, State::CHANNELS_SIZE),
+            number::KVM_SET_PIT => pit::set(&this.vm, arg, State::CHANNELS_SIZE),
+            number::KVM_GET_PIT2 => pit::get(&this.vm, arg, State::SIZE),
+            number::KVM_SET_PIT2 => pit::set(&this.vm, arg, State::SIZE),
             number::KVM_REINJECT_CONTROL => pit::reinject_control(&this.vm, arg),
             number::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg),
             number::KVM_ENABLE_CAP => this.enable_cap(arg),

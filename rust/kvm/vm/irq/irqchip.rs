@@ -315,9 +315,9 @@ impl Irqchip {
             return LineStatus::Ignored;
         };
         let up = hold(held, source, level);
-        chips.pic.set_irq(pin, up);
+        let status = chips.pic.set_irq(pin, up);
         self.update_pic_output(&chips.pic);
-        LineStatus::Delivered(1)
+        status
     }
 
     fn set_ioapic_pin(&self, source: Source, pin: u8, level: bool) -> LineStatus {
@@ -366,7 +366,7 @@ impl Irqchip {
         }
         let vector = chips.pic.acknowledge();
         self.update_pic_output(&chips.pic);
-        let ended = 0;
+        let ended = chips.pic.take_ended();
         drop(chips);
         self.notify_pic(ended);
         Some(vector)
@@ -496,7 +496,7 @@ impl Irqchip {
         let mut chips = self.chips.lock();
         let result = f(&mut chips.pic);
         self.update_pic_output(&chips.pic);
-        let ended = 0;
+        let ended = chips.pic.take_ended();
         drop(chips);
         self.notify_pic(ended);
         result

@@ -4,7 +4,8 @@
 
 use arch::pit::{
     self,
-    Pit as Chip, //
+    Pit as Chip,
+    Reinjection, //
 };
 use kernel::{
     new_spinlock_irq,
@@ -28,20 +29,15 @@ use crate::host::{
     },
 };
 
+/// The shortest period granted, in nanoseconds: as for the APIC's timer.
+const MIN_PERIOD: u64 = arch::apic::MIN_PERIOD;
 /// The line of the timer.
 const GSI: u32 = 0;
 
 /// What is behind the ports.
 struct State {
     chip: Chip,
-    /// Ticks that the guest has not been given.
-    pending: u32,
-    /// Whether the guest has taken the last one.
-    acknowledged: bool,
-    /// Whether missed ticks are made up for (KVM_REINJECT_CONTROL).
-    reinject: bool,
-    /// KVM_PIT_FLAGS_HPET_LEGACY: an HPET took channel 0's place.
-    hpet_legacy: bool,
+    reinjection: Reinjection,
 }
 
 /// Channel 0 and the line it drives.
@@ -72,17 +68,8 @@ impl Channel0 {
 impl timer::Target for Channel0 {
     fn expired(&self, now: u64) -> Option<u64> {
         let mut state = self.state.lock();
-        let due = if state.reinject {
-            state.pending = state.pending.saturating_add(1);
-            core::mem::take(&mut state.acknowledged)
-        } else {
-            true
-        };
-        let next = if state.hpet_legacy {
-            None
-        } else {
-            state.chip.next_rising_edge(0, now)
-        };
+        let due = state.reinjection.tick();
+        let next = state.chip.next_interrupt(now, MIN_PERIOD);
         drop(state);
         if due {
             self.pulse();
@@ -96,12 +83,7 @@ impl AckNotifier for Channel0 {
         if gsi != GSI {
             return;
         }
-        let mut state = self.state.lock();
-        state.pending = state.pending.saturating_sub(1);
-        // One that was missed follows at once.
-        let again = state.reinject && state.pending != 0;
-        state.acknowledged = !again;
-        drop(state);
+        let again = self.state.lock().reinjection.end();
         if again {
             self.pulse();
         }
@@ -117,10 +99,7 @@ impl Pit {
                 irqchip: wired_to,
                 state <- new_spinlock_irq!(State {
                     chip: Chip::new(),
-                    pending: 0,
-                    acknowledged: true,
-                    reinject: true,
-                    hpet_legacy: false,
+                    reinjection: Reinjection::new(),
                 }),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -156,24 +135,17 @@ impl Pit {
         let now = clock::monotonic();
         let mut state = self.channel0.state.lock();
         state.chip.write(port, value, now);
-        if port == pit::CHANNEL_0 || port == pit::CONTROL {
-            state.pending = 0;
-            state.acknowledged = true;
-        }
         drop(state);
-        if port != pit::SPEAKER {
+        if port == pit::CHANNEL_0 || port == pit::CONTROL {
             self.restart(now);
         }
     }
 
     /// Starts the timer for what channel 0 does from `now` on.
     fn restart(&self, now: u64) {
-        let state = self.channel0.state.lock();
-        let next = if state.hpet_legacy {
-            None
-        } else {
-            state.chip.next_rising_edge(0, now)
-        };
+        let mut state = self.channel0.state.lock();
+        state.reinjection.reset();
+        let next = state.chip.next_interrupt(now, MIN_PERIOD);
         drop(state);
         match next {
             Some(next) => self.timer.start(next),
@@ -183,12 +155,25 @@ impl Pit {
         }
     }
 
+    /// The state of the chip.
+    pub(crate) fn save(&self) -> pit::State {
+        self.channel0.state.lock().chip.save()
+    }
+
+    /// Sets the state of the chip; its counts start anew.
+    pub(crate) fn restore(&self, state: &pit::State) {
+        let now = clock::monotonic();
+        self.channel0.state.lock().chip.restore(state, now);
+        self.restart(now);
+    }
+
     /// Makes up for missed ticks, or does not (api.rst, 4.67 KVM_REINJECT_CONTROL).
     pub(crate) fn set_reinject(&self, reinject: bool) {
-        let mut state = self.channel0.state.lock();
-        state.reinject = reinject;
-        state.pending = 0;
-        state.acknowledged = true;
+        self.channel0
+            .state
+            .lock()
+            .reinjection
+            .set_enabled(reinject);
     }
 }
 
