@@ -22,6 +22,10 @@ pub const GET_PIT: Request<kvm_pit_state> = read_write(0x65);
 /// As [`SET_PIC`].
 pub const SET_PIT: Request<kvm_pit_state> = read(0x66);
 pub const IRQ_LINE_STATUS: Request<IrqLevel> = read_write(0x67);
+pub const REGISTER_COALESCED_MMIO: Request<CoalescedZone> = write(0x67);
+pub const UNREGISTER_COALESCED_MMIO: Request<CoalescedZone> = write(0x68);
+pub const IRQFD: Request<kvm_irqfd> = write(0x76);
+pub const IOEVENTFD: Request<kvm_ioeventfd> = write(0x79);
 pub const SET_GSI_ROUTING: Request<Routing> = sized(1, 0x6a, 8);
 /// Its number tells no size, its argument is a structure all the same.
 pub const REINJECT_CONTROL: Request<kvm_reinject_control> = sized(0, 0x71, 0);
@@ -95,6 +99,18 @@ impl PicChip {
 
 const _: () = assert!(size_of::<PicChip>() == size_of::<kvm_irqchip>());
 const _: () = assert!(size_of::<IoapicChip>() == size_of::<kvm_irqchip>());
+
+/// `struct kvm_coalesced_mmio_zone`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct CoalescedZone {
+    /// Guest-physical address or port.
+    pub addr: u64,
+    /// Bytes or ports.
+    pub size: u32,
+    /// 1 for ports.
+    pub pio: u32,
+}
 
 /// `struct kvm_irq_routing_entry`.
 #[repr(C)]

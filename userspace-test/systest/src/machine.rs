@@ -247,6 +247,11 @@ impl Machine {
         self.memory.read(gpa as usize)
     }
 
+    /// Writes guest memory.
+    pub fn poke(&self, gpa: u64, value: u64) {
+        self.memory.write(gpa as usize, value);
+    }
+
     /// A vCPU to give orders to; interrupts can reach it.
     pub fn cpu(&self, id: usize) -> Cpu<'_> {
         Cpu {

@@ -16,8 +16,10 @@ mod host;
 mod interrupts;
 mod io;
 mod ioapic;
+mod ioeventfd;
 mod ipi;
 mod irqchip;
+mod irqfd;
 mod lapic_state;
 mod lifetime;
 mod mmio;
@@ -26,11 +28,13 @@ mod module;
 mod msrs;
 mod page_kinds;
 mod paging;
+mod pic;
 mod pit;
 mod regs;
 mod routing;
 mod signals;
 mod slots;
+mod smp;
 mod string_faults;
 mod system;
 mod threads;
@@ -69,6 +73,9 @@ pub fn all() -> Vec<Test> {
         apic::TESTS,
         ipi::TESTS,
         ioapic::TESTS,
+        pic::TESTS,
+        irqfd::TESTS,
+        ioeventfd::TESTS,
         debug::TESTS,
         regs::TESTS,
         translate::TESTS,
@@ -80,6 +87,7 @@ pub fn all() -> Vec<Test> {
         signals::TESTS,
         lifetime::TESTS,
         threads::TESTS,
+        smp::TESTS,
         fuzz::TESTS,
         module::TESTS,
     ]
