@@ -30,6 +30,8 @@ pub mod mmio;
 pub mod paging;
 pub mod pic;
 pub mod pit;
+pub mod pvclock;
 pub mod rflags;
 pub mod segment;
+pub mod tsc_sync;
 pub mod vmcs;

@@ -2,10 +2,12 @@
 
 //! KVM_CHECK_EXTENSION (api.rst, 4.4).
 
+use super::clock;
 use crate::{
     host::{
         bindings,
-        cpu, //
+        cpu,
+        sched, //
     },
     vm::{
         irq::{
@@ -29,6 +31,7 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
     match extension {
         bindings::KVM_CAP_HLT
         | bindings::KVM_CAP_USER_MEMORY
+        | bindings::KVM_CAP_USER_MEMORY2
         | bindings::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | bindings::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
         | bindings::KVM_CAP_SYNC_MMU
@@ -37,6 +40,10 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_SET_TSS_ADDR
         | bindings::KVM_CAP_SET_IDENTITY_MAP_ADDR
         | bindings::KVM_CAP_NOP_IO_DELAY
+        | bindings::KVM_CAP_CLOCKSOURCE
+        | bindings::KVM_CAP_KVMCLOCK_CTRL
+        | bindings::KVM_CAP_VCPU_ATTRIBUTES
+        | bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID
         | bindings::KVM_CAP_MP_STATE
         | bindings::KVM_CAP_USER_NMI
         | bindings::KVM_CAP_SET_GUEST_DEBUG
@@ -83,6 +90,8 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         bindings::KVM_CAP_MAX_VCPUS => MAX_VCPUS as i32,
         bindings::KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID as i32,
         bindings::KVM_CAP_NR_MEMSLOTS => MAX_SLOTS as i32,
+        bindings::KVM_CAP_ADJUST_CLOCK => clock::CLOCK_FLAGS as i32,
+        bindings::KVM_CAP_STEAL_TIME => sched::counts_run_delay().into(),
         bindings::KVM_CAP_XSAVE2 => xsave_size as i32,
         _ => 0,
     }

@@ -6,6 +6,7 @@
 //! structures come from `<linux/kvm.h>`. `Documentation/abi.md` lists what there is.
 
 mod capability;
+mod clock;
 mod copy;
 mod cpuid;
 mod debugfs;

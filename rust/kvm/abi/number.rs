@@ -10,9 +10,11 @@ use kernel::ioctl::{
 };
 
 use crate::host::bindings::{
+    kvm_clock_data,
     kvm_coalesced_mmio_zone,
     kvm_cpuid2,
     kvm_debugregs,
+    kvm_device_attr,
     kvm_enable_cap,
     kvm_fpu,
     kvm_guest_debug,
@@ -37,6 +39,7 @@ use crate::host::bindings::{
     kvm_tpr_access_ctl,
     kvm_translation,
     kvm_userspace_memory_region,
+    kvm_userspace_memory_region2,
     kvm_vapic_addr,
     kvm_vcpu_events,
     kvm_xcrs,
@@ -56,6 +59,8 @@ pub(super) const KVM_GET_MSR_FEATURE_INDEX_LIST: u32 = _IOWR::<kvm_msr_list>(KVM
 
 pub(super) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
 pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
+pub(super) const KVM_SET_USER_MEMORY_REGION2: u32 =
+    _IOW::<kvm_userspace_memory_region2>(KVMIO, 0x49);
 pub(super) const KVM_SET_TSS_ADDR: u32 = _IO(KVMIO, 0x47);
 pub(super) const KVM_SET_IDENTITY_MAP_ADDR: u32 = _IOW::<u64>(KVMIO, 0x48);
 pub(super) const KVM_REGISTER_COALESCED_MMIO: u32 = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x67);
@@ -77,6 +82,9 @@ pub(super) const KVM_SET_BOOT_CPU_ID: u32 = _IO(KVMIO, 0x78);
 pub(super) const KVM_GET_PIT2: u32 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
 pub(super) const KVM_SET_PIT2: u32 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
 pub(super) const KVM_SIGNAL_MSI: u32 = _IOW::<kvm_msi>(KVMIO, 0xa5);
+
+pub(super) const KVM_SET_CLOCK: u32 = _IOW::<kvm_clock_data>(KVMIO, 0x7b);
+pub(super) const KVM_GET_CLOCK: u32 = _IOR::<kvm_clock_data>(KVMIO, 0x7c);
 
 pub(super) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 pub(super) const KVM_GET_REGS: u32 = _IOR::<kvm_regs>(KVMIO, 0x81);
@@ -110,7 +118,11 @@ pub(super) const KVM_GET_XSAVE: u32 = _IOR::<kvm_xsave>(KVMIO, 0xa4);
 pub(super) const KVM_SET_XSAVE: u32 = _IOW::<kvm_xsave>(KVMIO, 0xa5);
 pub(super) const KVM_GET_XCRS: u32 = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
 pub(super) const KVM_SET_XCRS: u32 = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
+pub(super) const KVM_KVMCLOCK_CTRL: u32 = _IO(KVMIO, 0xad);
 pub(super) const KVM_GET_SREGS2: u32 = _IOR::<kvm_sregs2>(KVMIO, 0xcc);
 pub(super) const KVM_SET_SREGS2: u32 = _IOW::<kvm_sregs2>(KVMIO, 0xcd);
 pub(super) const KVM_GET_XSAVE2: u32 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
 pub(super) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
+pub(super) const KVM_SET_DEVICE_ATTR: u32 = _IOW::<kvm_device_attr>(KVMIO, 0xe1);
+pub(super) const KVM_GET_DEVICE_ATTR: u32 = _IOW::<kvm_device_attr>(KVMIO, 0xe2);
+pub(super) const KVM_HAS_DEVICE_ATTR: u32 = _IOW::<kvm_device_attr>(KVMIO, 0xe3);

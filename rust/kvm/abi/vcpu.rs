@@ -13,6 +13,7 @@ use kernel::{
 };
 
 use super::{
+    clock,
     copy,
     cpuid,
     debugfs::{
@@ -127,6 +128,17 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             number::KVM_SET_TSC_KHZ => {
                 this.with_loaded(|cx| cx.set_tsc_khz(arg as u32).map(|()| 0))
             }
+            number::KVM_KVMCLOCK_CTRL => this.with_loaded(|cx| cx.guest_was_stopped().map(|()| 0)),
+            number::KVM_HAS_DEVICE_ATTR => {
+                this.with_loaded(|cx| clock::attribute(cx, clock::Access::Has, arg))
+            }
+            number::KVM_GET_DEVICE_ATTR => {
+                this.with_loaded(|cx| clock::attribute(cx, clock::Access::Get, arg))
+            }
+            number::KVM_SET_DEVICE_ATTR => {
+                this.with_loaded(|cx| clock::attribute(cx, clock::Access::Set, arg))
+            }
+            number::KVM_ENABLE_CAP => this.with_loaded(|cx| clock::enable_capability(cx, arg)),
             number::KVM_GET_MP_STATE => this.with_loaded(|cx| lapic::get_mp_state(cx, arg)),
             number::KVM_SET_MP_STATE => this.with_loaded(|cx| lapic::set_mp_state(cx, arg)),
             number::KVM_GET_LAPIC => this.with_loaded(|cx| lapic::get(cx, arg)),

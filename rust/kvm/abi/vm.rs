@@ -20,6 +20,7 @@ use kernel::{
 
 use super::{
     capability,
+    clock,
     copy,
     eventfd,
     irqchip,
@@ -32,7 +33,8 @@ use crate::{
         bindings::{
             self,
             kvm_enable_cap,
-            kvm_userspace_memory_region, //
+            kvm_userspace_memory_region,
+            kvm_userspace_memory_region2, //
         },
         file::{
             self,
@@ -66,6 +68,20 @@ impl<B: Backend> VmFile<B> {
 
     fn set_memory_region(&self, arg: usize) -> Result<i32> {
         let region: kvm_userspace_memory_region = copy::read(arg)?;
+        self.vm.memory.set_region(&Region {
+            slot: region.slot,
+            flags: region.flags,
+            gpa: Gpa(region.guest_phys_addr),
+            size: region.memory_size,
+            hva: Hva(region.userspace_addr),
+        })?;
+        Ok(0)
+    }
+
+    /// api.rst, 4.140 KVM_SET_USER_MEMORY_REGION2. What is about guest_memfd means nothing without
+    /// KVM_MEM_GUEST_MEMFD, which is refused.
+    fn set_memory_region2(&self, arg: usize) -> Result<i32> {
+        let region: kvm_userspace_memory_region2 = copy::read(arg)?;
         self.vm.memory.set_region(&Region {
             slot: region.slot,
             flags: region.flags,
@@ -139,6 +155,7 @@ impl<B: Backend> FileObject for VmFile<B> {
                 file::new_fd(|_| VcpuFile::new(this.vm.clone(), vcpu, &this.debugfs))
             }),
             number::KVM_SET_USER_MEMORY_REGION => this.set_memory_region(arg),
+            number::KVM_SET_USER_MEMORY_REGION2 => this.set_memory_region2(arg),
             number::KVM_CHECK_EXTENSION => {
                 if arg == bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS as usize {
                     return Ok(this.vm.apic_bus_cycle() as i32);
@@ -161,6 +178,10 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_REINJECT_CONTROL => pit::reinject_control(&this.vm, arg),
             number::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg),
             number::KVM_ENABLE_CAP => this.enable_cap(arg),
+            number::KVM_GET_TSC_KHZ => Ok(this.vm.tsc_khz() as i32),
+            number::KVM_SET_TSC_KHZ => this.vm.set_tsc_khz(arg as u32).map(|()| 0),
+            number::KVM_GET_CLOCK => clock::get(&this.vm, arg),
+            number::KVM_SET_CLOCK => clock::set(&this.vm, arg),
             number::KVM_SET_TSS_ADDR => this.set_tss_addr(arg),
             number::KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map_addr(arg),
             number::KVM_IRQFD => eventfd::irqfd(&this.vm, arg),

@@ -5,10 +5,12 @@
 use core::mem::MaybeUninit;
 
 use super::bindings::{
+    kvm_clock_data,
     kvm_coalesced_mmio_zone,
     kvm_cpuid2,
     kvm_cpuid_entry2,
     kvm_debugregs,
+    kvm_device_attr,
     kvm_enable_cap,
     kvm_fpu,
     kvm_guest_debug,
@@ -30,6 +32,7 @@ use super::bindings::{
     kvm_tpr_access_ctl,
     kvm_translation,
     kvm_userspace_memory_region,
+    kvm_userspace_memory_region2,
     kvm_vapic_addr,
     kvm_vcpu_events,
     kvm_xcrs, //
@@ -78,6 +81,7 @@ macro_rules! plain {
 
 plain! {
     u64, u32, [u32; 2], [u32; 12], [u64; 65],
+    kvm_clock_data, kvm_device_attr, kvm_userspace_memory_region2,
     kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_enable_cap, kvm_fpu,
     kvm_guest_debug, kvm_interrupt, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd, kvm_mp_state,
     kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pit_config, kvm_regs, kvm_reinject_control,

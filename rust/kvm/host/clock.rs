@@ -34,6 +34,20 @@ pub(crate) fn monotonic_raw() -> u64 {
     unsafe { bindings::ktime_get_raw() as u64 }
 }
 
+/// How long the host was suspended: what CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC.
+#[inline]
+pub(crate) fn suspended() -> u64 {
+    // SAFETY: As above.
+    unsafe { bindings::ktime_mono_to_any(0, bindings::tk_offsets_TK_OFFS_BOOT) as u64 }
+}
+
+/// Whether the time-stamp counters of all CPUs are one, for all the kernel knows.
+#[inline]
+pub(crate) fn is_tsc_stable() -> bool {
+    // SAFETY: Reads a variable of the kernel's.
+    unsafe { super::bindings::shim_tsc_stable() }
+}
+
 /// A clock that [`Snapshot::take`] reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {

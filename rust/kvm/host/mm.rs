@@ -198,6 +198,29 @@ pub(crate) fn write(hva: Hva, from: &[u8]) -> Result {
         .write_slice(from)
 }
 
+/// Swaps a byte of the current process with `value`, and returns what was there.
+///
+/// # Errors
+///
+/// EFAULT.
+pub(crate) fn exchange_u8(hva: Hva, mut value: u8) -> Result<u8> {
+    // SAFETY: `value` is valid for reads and writes; a fault is caught.
+    to_result(unsafe { bindings::shim_exchange_user_u8(hva.0, &mut value) })?;
+    Ok(value)
+}
+
+/// Copies to the current process where that needs no page to be fetched; in any context.
+///
+/// # Errors
+///
+/// EFAULT.
+pub(crate) fn write_nofault(hva: Hva, from: &[u8]) -> Result {
+    // SAFETY: `from` is valid for reads of its length; a fault is caught.
+    to_result(unsafe {
+        bindings::shim_write_user_nofault(hva.0, from.as_ptr().cast(), from.len() as u64)
+    })
+}
+
 /// `Result` of a C function that returns an errno; for symmetry with the kernel crate.
 pub(super) fn check(ret: i32) -> Result {
     to_result(ret)

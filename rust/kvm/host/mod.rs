@@ -24,6 +24,7 @@ pub(crate) mod page;
 pub(crate) mod per_cpu;
 pub(crate) mod power;
 pub(crate) mod preempt;
+pub(crate) mod sched;
 pub(crate) mod shared;
 pub(crate) mod signal;
 pub(crate) mod srcu_cell;

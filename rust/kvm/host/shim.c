@@ -19,6 +19,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
 #include <linux/smp.h>
+#include <linux/uaccess.h>
 #include <linux/wait.h>
 
 #include <asm/cpu_entry_area.h>
@@ -107,6 +108,11 @@ u32 shim_tsc_khz(void)
 u64 shim_host_xcr0(void)
 {
 	return boot_cpu_has(X86_FEATURE_XSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 0;
+}
+
+bool shim_tsc_stable(void)
+{
+	return !check_tsc_unstable();
 }
 
 static void shim_acknowledge_kick(void *unused)
@@ -266,6 +272,25 @@ int shim_handle_guest_work(void)
 	return xfer_to_guest_mode_handle_work();
 }
 
+bool shim_counts_run_delay(void)
+{
+	return sched_info_on();
+}
+
+u64 shim_run_delay(void)
+{
+#ifdef CONFIG_SCHED_INFO
+	return current->sched_info.run_delay;
+#else
+	return 0;
+#endif
+}
+
+bool shim_is_runnable(void)
+{
+	return task_is_runnable(current);
+}
+
 void shim_load_guest_fpu_if_needed(void)
 {
 	fpregs_assert_state_consistent();
@@ -390,6 +415,29 @@ int shim_get_user_u32(u64 hva, u32 *value)
 int shim_get_user_u64(u64 hva, u64 *value)
 {
 	return get_user(*value, (u64 __user *)hva);
+}
+
+/* Swaps *value with the byte at hva. */
+int shim_exchange_user_u8(u64 hva, u8 *value)
+{
+	u8 __user *place = (u8 __user *)hva;
+	u8 old;
+
+	if (get_user(old, place) || !user_access_begin(place, sizeof(*place)))
+		return -EFAULT;
+	while (!unsafe_try_cmpxchg_user(place, &old, *value, fault))
+		;
+	user_access_end();
+	*value = old;
+	return 0;
+fault:
+	user_access_end();
+	return -EFAULT;
+}
+
+int shim_write_user_nofault(u64 hva, const void *from, u64 size)
+{
+	return copy_to_user_nofault((void __user *)hva, from, size);
 }
 
 bool shim_access_ok(u64 addr, u64 size)

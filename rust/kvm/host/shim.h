@@ -32,6 +32,7 @@ void shim_preempt_disable(void);
 void shim_preempt_enable(void);
 u32 shim_tsc_khz(void);
 u64 shim_host_xcr0(void);
+bool shim_tsc_stable(void);
 
 /* Running code on other CPUs. */
 void shim_kick_cpus(const struct cpumask *cpus);
@@ -85,6 +86,9 @@ void shim_handle_nmi(void);
 void shim_handle_machine_check(void);
 bool shim_guest_work_pending(void);
 int shim_handle_guest_work(void);
+bool shim_counts_run_delay(void);
+u64 shim_run_delay(void);
+bool shim_is_runnable(void);
 
 /* FPU and debug registers. */
 void shim_load_guest_fpu_if_needed(void);
@@ -113,6 +117,8 @@ void shim_put_page(struct page *page, bool dirty);
 int shim_host_mapping_shift(struct mm_struct *mm, u64 hva);
 int shim_get_user_u32(u64 hva, u32 *value);
 int shim_get_user_u64(u64 hva, u64 *value);
+int shim_exchange_user_u8(u64 hva, u8 *value);
+int shim_write_user_nofault(u64 hva, const void *from, u64 size);
 bool shim_access_ok(u64 addr, u64 size);
 struct mm_struct *shim_current_mm(void);
 void shim_mmgrab(struct mm_struct *mm);

@@ -17,6 +17,7 @@ use kernel::prelude::*;
 
 use super::{
     backend::Backend,
+    pv,
     vcpu::{
         Loaded,
         RAX,
@@ -38,8 +39,6 @@ pub(crate) struct Entry {
 }
 
 const FLAG_SIGNIFICANT_INDEX: u32 = 1 << 0;
-/// KVM_FEATURE_NOP_IO_DELAY: port 0x80 need not be written to pass time.
-const FEATURE_NOP_IO_DELAY: u32 = 1 << 1;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const LEAF_1_ECX_OSXSAVE: u32 = 1 << 27;
 const LEAF_1_EDX_APIC: u32 = 1 << 9;
@@ -93,7 +92,7 @@ pub(crate) fn supported(hardware: &Hardware, mut f: impl FnMut(Entry) -> Result)
     put(
         cpuid::HYPERVISOR_FEATURES,
         0,
-        [FEATURE_NOP_IO_DELAY, 0, 0, 0],
+        [pv::offered_features(), 0, 0, 0],
     )?;
     let max_extended = offered(EXTENDED, 0)[0];
     for function in EXTENDED..=max_extended {
@@ -109,6 +108,8 @@ pub(crate) struct Cpuid {
     basic: [u8; INDEXED],
     extended: [u8; INDEXED],
     limits: Limits,
+    /// EAX of KVM_CPUID_FEATURES, wherever KVM's range is.
+    pv_features: u32,
 }
 
 impl Cpuid {
@@ -122,6 +123,7 @@ impl Cpuid {
                 maxphyaddr: 36,
                 ..CpuidWords::default()
             }),
+            pv_features: 0,
         }
     }
 
@@ -156,7 +158,25 @@ impl Cpuid {
             return Err(EINVAL);
         }
         cpuid.limits = Limits::from_cpuid(&cpuid.feature_words());
+        cpuid.pv_features = cpuid.find_pv_features();
         Ok(cpuid)
+    }
+
+    /// KVM's functions may be moved up, for another hypervisor's to be at the start of the range
+    /// (Linux, `Documentation/virt/kvm/x86/cpuid.rst`).
+    fn find_pv_features(&self) -> u32 {
+        const END: u32 = 0x4001_0000;
+        const STEP: usize = 0x100;
+        (cpuid::HYPERVISOR_BASE..END)
+            .step_by(STEP)
+            .find(|base| self.words(*base, 0)[1..] == cpuid::HYPERVISOR_SIGNATURE[1..])
+            .map_or(0, |base| self.words(base | 1, 0)[0])
+    }
+
+    /// The features of KVM's that the guest is shown.
+    #[inline]
+    pub(crate) fn pv_features(&self) -> u32 {
+        self.pv_features
     }
 
     fn feature_words(&self) -> CpuidWords {

@@ -119,7 +119,7 @@ impl<B: Backend> Loaded<'_, B> {
         })?;
 
         self.serve_requests();
-        if self.state.mp_state == MpState::Halted {
+        if self.state.mp_state == MpState::Halted && self.has_event() {
             self.state.mp_state = MpState::Runnable;
         }
         Ok(())
@@ -128,7 +128,11 @@ impl<B: Backend> Loaded<'_, B> {
     /// Polls longer next time if this wait was a little longer than the poll, and less if it was so
     /// long that polling was a waste.
     fn adapt_poll(&mut self, waited: u64) {
-        let limit = u64::from(module_parameters::halt_poll_ns.value());
+        let limit = if self.state.pv.may_poll() {
+            u64::from(module_parameters::halt_poll_ns.value())
+        } else {
+            0
+        };
         let poll = &mut self.state.halt_poll_ns;
         if limit == 0 || waited > limit {
             *poll = 0;
@@ -145,13 +149,17 @@ impl<B: Backend> Loaded<'_, B> {
             MpState::Uninitialized => requests.contains(Requests::INIT),
             MpState::InitReceived => requests.intersects(Requests::INIT | Requests::SIPI),
             MpState::Runnable | MpState::Halted => {
-                let events = &self.state.events;
-                !requests.is_empty()
-                    || events.exception.is_some()
-                    || (events.nmi_pending != 0 && !B::nmi_masked(self))
-                    || (self.interrupts_enabled() && self.has_interrupt())
+                !requests.difference(Requests::PV).is_empty() || self.has_event()
             }
         }
+    }
+
+    /// Whether something ends a halt: not every request does, and not every interrupt.
+    fn has_event(&self) -> bool {
+        let events = &self.state.events;
+        events.exception.is_some()
+            || (events.nmi_pending != 0 && !B::nmi_masked(self))
+            || (self.interrupts_enabled() && self.has_interrupt())
     }
 
     /// Sets what the vCPU does (api.rst, 4.39 KVM_SET_MP_STATE).
@@ -191,6 +199,9 @@ impl<B: Backend> Loaded<'_, B> {
                 irqchip.reinject();
             }
         }
+        if requests.intersects(Requests::PV) {
+            self.serve_pv_requests(requests);
+        }
         if requests.contains(Requests::INIT) {
             self.receive_init();
         }
@@ -220,6 +231,7 @@ impl<B: Backend> Loaded<'_, B> {
         if let Some(pat) = pat {
             B::set_msr(self, IA32_PAT, pat);
         }
+        self.reset_pv();
         self.init_apic();
         self.update_runtime_cpuid();
     }

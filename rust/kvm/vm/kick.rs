@@ -39,6 +39,14 @@ bitflags! {
         const UNHALT = 1 << 4;
         /// The IOAPIC held back an interrupt storm for a while, which is over.
         const IOAPIC_REINJECT = 1 << 5;
+        /// The guest's clock is to be brought up to date.
+        const CLOCK = 1 << 6;
+        /// The guest's steal time is to be brought up to date.
+        const STEAL_TIME = 1 << 7;
+        /// The vCPU came to another CPU.
+        const MOVED = 1 << 8;
+        /// What `pv` serves. None of these ends a halt.
+        const PV = Self::CLOCK.bits() | Self::STEAL_TIME.bits() | Self::MOVED.bits();
     }
 }
 
@@ -46,6 +54,8 @@ bitflags! {
 pub(crate) struct Runner {
     in_guest: AtomicBool,
     cpu: AtomicU32,
+    /// The CPU that the thread last ran on, u32::MAX for none.
+    last_cpu: AtomicU32,
     requests: AtomicU32,
     waiter: Waiter,
 }
@@ -56,6 +66,7 @@ impl Runner {
         Self {
             in_guest: AtomicBool::new(false),
             cpu: AtomicU32::new(0),
+            last_cpu: AtomicU32::new(u32::MAX),
             requests: AtomicU32::new(0),
             waiter: Waiter::new(),
         }
@@ -67,6 +78,12 @@ impl Runner {
     pub(crate) fn enter(&self, cpu: u32) {
         self.cpu.store(cpu, Ordering::Relaxed);
         self.in_guest.swap(true, Ordering::SeqCst);
+    }
+
+    /// The vCPU's thread runs on `cpu`. Returns whether it was on another CPU before.
+    #[inline]
+    pub(crate) fn came_to(&self, cpu: u32) -> bool {
+        self.last_cpu.swap(cpu, Ordering::Relaxed) != cpu
     }
 
     /// The vCPU is out.
@@ -158,6 +175,18 @@ impl Runners {
     pub(crate) fn remove_last(&self) {
         let last = self.list.lock().pop();
         drop(last);
+    }
+
+    /// How many vCPUs there are.
+    pub(crate) fn count(&self) -> usize {
+        self.list.lock().len()
+    }
+
+    /// Leaves requests for all vCPUs. Those that are in guest mode see them when they next exit.
+    pub(crate) fn request_all(&self, requests: Requests) {
+        for runner in self.list.lock().iter() {
+            runner.requests.fetch_or(requests.bits(), Ordering::SeqCst);
+        }
     }
 
     /// Interrupts every vCPU that is in guest mode, and returns when all are out. `mask` has room

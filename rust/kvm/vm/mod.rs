@@ -13,8 +13,9 @@
 //! 5. the VMM's `mmap_lock` and page-table locks, taken by touching its memory. The memory manager
 //!    calls us with them held, so nothing below touches user memory.
 //! 6. `Memory::tables` (spinlock): second-level tables and the current slots.
-//! 7. `Runners::list` (spinlock): who is in guest mode.
-//! 8. `Irqchip::routes`, then `Irqchip::chips` (spinlocks, interrupts off): interrupts on their way.
+//! 7. `Clock::shared` (spinlock): clocks and counters of a VM.
+//! 8. `Runners::list` (spinlock): who is in guest mode.
+//! 9. `Irqchip::routes`, then `Irqchip::chips` (spinlocks, interrupts off): interrupts on their way.
 //!    Nothing above is taken with one of these held; waking a vCPU is.
 //!
 //! `Buses::update` (mutex) is held over nothing but itself, and whoever has it waits for readers of
@@ -41,6 +42,7 @@ mod kick;
 mod memory;
 mod mmio;
 mod msr;
+pub(crate) mod pv;
 mod report;
 mod run;
 mod tsc;
@@ -159,8 +161,10 @@ pub(crate) struct Vm<B: Backend> {
     apic_bus_cycle: AtomicU64,
     /// KVM_X86_QUIRK_* that the VMM does without.
     disabled_quirks: AtomicU32,
-    /// What vCPUs start with: their counters agree, and read 0 when the VM was made.
-    tsc_offset: u64,
+    /// The guest's clock, and its time-stamp counters.
+    #[pin]
+    clock: pv::Clock,
+    tsc_khz: AtomicU32,
     _preempt: preempt::Enabled,
 }
 
@@ -171,6 +175,7 @@ impl<B: Backend> Vm<B> {
         let memory = Memory::new(mm.clone(), backend.max_gfn().0)?;
         let mirror = mmu_notifier::Registration::new(memory.clone(), mm)?;
         let machine = backend.new_machine()?;
+        let clock = pv::Clock::new()?;
         Arc::pin_init(
             try_pin_init!(Self {
                 backend: backend,
@@ -186,7 +191,8 @@ impl<B: Backend> Vm<B> {
                 x2apic_api: AtomicU8::new(0),
                 apic_bus_cycle: AtomicU64::new(1),
                 disabled_quirks: AtomicU32::new(0),
-                tsc_offset: cpu::rdtsc().wrapping_neg(),
+                clock <- clock,
+                tsc_khz: AtomicU32::new(cpu::tsc_khz()),
                 _preempt: preempt::Enabled::new(),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -220,10 +226,17 @@ impl<B: Backend> Vm<B> {
         self.memory.runners.add(vcpu.runner.clone())?;
         vcpus.push(vcpu.clone(), GFP_KERNEL_ACCOUNT)?;
         let apic = vcpu.apic.clone();
-        let published = publish(vcpu).inspect_err(|_| {
-            self.memory.runners.remove_last();
-            vcpus.pop();
-        })?;
+        let started = vcpu.with_loaded(self, |cx| {
+            cx.join_counters();
+            Ok(())
+        });
+        let published = started
+            .and_then(|()| publish(vcpu.clone()))
+            .inspect_err(|_| {
+                self.memory.runners.remove_last();
+                vcpus.pop();
+                self.leave_counters(&vcpu);
+            })?;
         // Last, since this cannot be taken back: until now no interrupt finds the vCPU.
         if let (Some(irqchip), Some(apic)) = (self.irqchip(), apic) {
             irqchip.add_apic(apic);
@@ -387,8 +400,23 @@ impl<B: Backend> Vm<B> {
         !self.vcpus.lock().is_empty()
     }
 
-    /// Frequency of the guest's time-stamp counter in kHz.
+    /// Frequency that a new vCPU's time-stamp counter has, in kHz.
     pub(crate) fn tsc_khz(&self) -> u32 {
-        cpu::tsc_khz()
+        self.tsc_khz.load(Ordering::Relaxed)
+    }
+
+    /// Sets it, for vCPUs to come (api.rst, 4.55 KVM_SET_TSC_KHZ).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where there are vCPUs, and as for [`tsc::checked_khz`].
+    pub(crate) fn set_tsc_khz(&self, khz: u32) -> Result {
+        let vcpus = self.vcpus.lock();
+        if !vcpus.is_empty() {
+            return Err(EINVAL);
+        }
+        self.tsc_khz
+            .store(tsc::checked_khz(khz)?, Ordering::Relaxed);
+        Ok(())
     }
 }

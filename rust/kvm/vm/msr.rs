@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::{
     backend::Backend,
     irq::IA32_TSC_DEADLINE,
+    pv::msr as pv,
     run::Next,
     vcpu::{
         Loaded,
@@ -75,6 +76,12 @@ pub(crate) const SAVED_MSRS: &[u32] = &[
     PLATFORM_INFO,
     MISC_FEATURES_ENABLES,
     IA32_BIOS_SIGN_ID,
+    pv::MSR_KVM_WALL_CLOCK,
+    pv::MSR_KVM_SYSTEM_TIME,
+    pv::MSR_KVM_WALL_CLOCK_NEW,
+    pv::MSR_KVM_SYSTEM_TIME_NEW,
+    pv::MSR_KVM_STEAL_TIME,
+    pv::MSR_KVM_POLL_CONTROL,
 ];
 
 /// What describes the virtual processor (api.rst, KVM_GET_MSR_FEATURE_INDEX_LIST).
@@ -274,7 +281,7 @@ impl<B: Backend> Loaded<'_, B> {
             EBL_CR_POWERON => 1 << 24,
             BBL_CR_CTL3 => 0xbe70_2111,
             IA32_PLATFORM_ID => 0,
-            _ => return None,
+            _ => return self.read_pv_msr(index),
         })
     }
 
@@ -324,7 +331,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn write_own_msr(&mut self, index: u32, value: u64, by: MsrAccess) -> Result {
         match index {
             IA32_TSC if by == MsrAccess::Guest => self.guest_writes_tsc(value),
-            IA32_TSC => self.sync_tsc(value),
+            IA32_TSC => self.vmm_writes_tsc(value),
             IA32_TSC_ADJUST if by == MsrAccess::Guest => self.guest_writes_tsc_adjust(value),
             IA32_TSC_ADJUST => self.state.msrs.tsc_adjust = value,
             IA32_EFER => self.write_efer(value).map_err(|()| EINVAL)?,
@@ -352,7 +359,7 @@ impl<B: Backend> Loaded<'_, B> {
             // CPUID faulting would need an exit to decide; none is set up, so it stays off.
             MISC_FEATURES_ENABLES if value == 0 => self.state.msrs.misc_features = 0,
             IA32_MCG_STATUS => self.state.msrs.mcg_status = value,
-            _ => return Err(EINVAL),
+            _ => return self.write_pv_msr(index, value, by),
         }
         Ok(())
     }

@@ -61,9 +61,11 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn run(&mut self) -> Result<i32> {
         let _mask = self.state.sigmask.map(MaskGuard::set);
         self.vcpu.run.clear_flags();
+        self.vcpu.came_to(cpu::current());
         self.state.fpu.load();
         let result = self.run_with_fpu();
         self.state.fpu.unload();
+        self.vcpu.steal_time.set_at_boundary(false);
         self.publish_interrupt_state();
         result.map(|()| 0)
     }
@@ -191,6 +193,7 @@ impl<B: Backend> Loaded<'_, B> {
             && self.vm.irqchip().is_none_or(|irqchip| !irqchip.has_chips())
             && self.accepts_vmm_interrupt();
 
+        self.vcpu.steal_time.set_at_boundary(false);
         let pinned = Pinned::new();
         B::prepare_entry(self, &pinned);
         let irqs_off = IrqsOff::new(&pinned);
@@ -224,6 +227,8 @@ impl<B: Backend> Loaded<'_, B> {
         debug_regs::restore_host(&irqs_off);
         xcr0::switch_to_host(xcr0);
         self.vcpu.runner.exit();
+        let at_boundary = matches!(exit, Exit::Handled);
+        self.vcpu.steal_time.set_at_boundary(at_boundary);
         B::finish(self, &time);
         drop(time);
         drop(irqs_off);

@@ -44,15 +44,25 @@ use super::{
         LocalApic, //
     },
     kick::Runner,
-    memory::SpareTables,
+    memory::{
+        Memory,
+        SpareTables, //
+    },
     msr::Msrs,
+    pv::{
+        Pv,
+        StealTime, //
+    },
     Vm, //
 };
 use crate::host::{
     cpu::Pinned,
     fpu::GuestFpu,
     mutex::KillableMutex,
-    preempt::Notifier,
+    preempt::{
+        Notifier,
+        Resident, //
+    },
     shared::{
         RunPage,
         SharedPage, //
@@ -73,8 +83,11 @@ pub(crate) struct Vcpu<B: Backend> {
     /// Data of port I/O, page 1 of the mapping.
     pub(crate) pio: SharedPage,
     pub(crate) resident: B::Resident,
+    pub(crate) steal_time: StealTime,
+    /// The VM's, for the scheduler's callbacks.
+    memory: Arc<Memory<B::Tables>>,
     #[pin]
-    notifier: Notifier<B::Resident>,
+    notifier: Notifier<Self>,
     #[pin]
     state: KillableMutex<State<B>>,
 }
@@ -103,6 +116,7 @@ pub(crate) struct State<B: Backend> {
     pub(crate) pending: Pending,
     pub(crate) sigmask: Option<SigSet>,
     pub(crate) tsc_khz: u32,
+    pub(crate) pv: Pv,
     pub(crate) spare: SpareTables,
     /// Whether the vCPU has been entered: then its CPUID is settled.
     pub(crate) has_run: bool,
@@ -160,6 +174,7 @@ impl<B: Backend> Vcpu<B> {
             pending: Pending::None,
             sigmask: None,
             tsc_khz: vm.tsc_khz(),
+            pv: Pv::new(),
             spare: SpareTables::new(),
             has_run: false,
             hw,
@@ -174,6 +189,8 @@ impl<B: Backend> Vcpu<B> {
                 run: run,
                 pio: pio,
                 resident: resident,
+                steal_time: StealTime::new(),
+                memory: vm.memory.clone(),
                 notifier <- Notifier::new(),
                 state <- KillableMutex::new(state, c"vcpu", kernel::static_lock_class!()),
             }? Error),
@@ -181,7 +198,6 @@ impl<B: Backend> Vcpu<B> {
         )?;
         vcpu.with_loaded(vm, |cx| {
             cx.reset_registers();
-            B::set_tsc_offset(cx, vm.tsc_offset);
             Ok(())
         })?;
         Ok(vcpu)
@@ -209,7 +225,7 @@ impl<B: Backend> Vcpu<B> {
         let mut state = self.state.lock()?;
 
         let pinned = Pinned::new();
-        let registered = self.notifier.register(&self.resident, &pinned)?;
+        let registered = self.notifier.register(self, &pinned)?;
         B::load(&self.resident, &pinned);
         drop(pinned);
 
@@ -224,6 +240,18 @@ impl<B: Backend> Vcpu<B> {
         registered.unregister(&pinned);
         drop(pinned);
         result
+    }
+}
+
+impl<B: Backend> Resident for Vcpu<B> {
+    fn sched_in(&self, cpu: u32) {
+        self.resident.sched_in(cpu);
+        self.came_to(cpu);
+    }
+
+    fn sched_out(&self) {
+        self.steal_time.sched_out(&self.memory);
+        self.resident.sched_out();
     }
 }
 

@@ -94,6 +94,29 @@ impl GuestAccess<'_> {
         })
     }
 
+    /// Writes guest-physical memory where that needs no page to be fetched; in any context.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::write`].
+    pub(crate) fn write_nofault(&self, gpa: Gpa, from: &[u8]) -> Result {
+        self.for_each_part(gpa, from.len(), true, |hva, part| {
+            mm::write_nofault(hva, &from[part])
+        })
+    }
+
+    /// Swaps a byte of guest-physical memory with `value`, and returns what was there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::write`].
+    pub(crate) fn exchange_u8(&self, gpa: Gpa, value: u8) -> Result<u8> {
+        if !self.is_memory(gpa, true) {
+            return Err(EFAULT);
+        }
+        mm::exchange_u8(self.hva(gpa).ok_or(EFAULT)?, value)
+    }
+
     /// The slot of a frame.
     #[inline]
     fn find(&self, gfn: Gfn) -> Option<Slot> {

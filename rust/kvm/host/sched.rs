@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the scheduler knows of the current thread.
+
+use super::bindings;
+
+/// Whether this kernel counts how long threads wait for a CPU.
+pub(crate) fn counts_run_delay() -> bool {
+    // SAFETY: Looks at the kernel's configuration.
+    unsafe { bindings::shim_counts_run_delay() }
+}
+
+/// Nanoseconds that the current thread has been ready to run and did not.
+pub(crate) fn run_delay() -> u64 {
+    // SAFETY: Reads the current task.
+    unsafe { bindings::shim_run_delay() }
+}
+
+/// Whether the thread that is about to leave its CPU would rather stay: it does not wait for
+/// anything.
+pub(crate) fn is_preempted() -> bool {
+    // SAFETY: Reads the current task.
+    unsafe { bindings::shim_is_runnable() }
+}

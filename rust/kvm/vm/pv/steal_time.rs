@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Steal time: how long a vCPU waited for a CPU, and whether it waits now (Linux,
+//! `Documentation/virt/kvm/x86/msr.rst`, MSR_KVM_STEAL_TIME).
+//!
+//! A vCPU that the scheduler takes off its CPU is marked as preempted. Others of the guest need not
+//! spin for it, nor interrupt it to flush its TLB: they leave a mark, and the next entry flushes.
+//! So the mark must only be made between two instructions of the guest: whatever the host does on
+//! behalf of one might go by translations that the guest believes flushed.
+
+use core::sync::atomic::{
+    AtomicBool,
+    AtomicU64,
+    Ordering, //
+};
+
+use arch::addr::Gpa;
+use kernel::prelude::*;
+
+use super::Feature;
+use crate::{
+    host::sched,
+    vm::{
+        backend::Backend,
+        kick::Requests,
+        memory::{
+            Memory,
+            SecondLevel, //
+        },
+        vcpu::Loaded, //
+    },
+};
+
+/// Bit 0 of the MSR: steal time is on.
+const ENABLED: u64 = 1;
+/// Bits 1 to 5 are reserved: the structure has 64 bytes and is aligned.
+const RESERVED: u64 = 0x3e;
+
+/// `struct kvm_steal_time`.
+mod layout {
+    pub(super) const STEAL: u64 = 0;
+    pub(super) const VERSION: u64 = 8;
+    pub(super) const PREEMPTED: u64 = 16;
+}
+
+/// KVM_VCPU_PREEMPTED.
+const PREEMPTED: u8 = 1 << 0;
+/// KVM_VCPU_FLUSH_TLB.
+const FLUSH_TLB: u8 = 1 << 1;
+
+/// What the scheduler's notifier needs of a vCPU's steal time.
+pub(crate) struct StealTime {
+    /// The MSR.
+    msr: AtomicU64,
+    /// The guest is between two instructions, and the host does nothing for it.
+    at_boundary: AtomicBool,
+    /// The mark is set.
+    is_marked: AtomicBool,
+}
+
+impl StealTime {
+    /// Off.
+    pub(crate) const fn new() -> Self {
+        Self {
+            msr: AtomicU64::new(0),
+            at_boundary: AtomicBool::new(false),
+            is_marked: AtomicBool::new(false),
+        }
+    }
+
+    /// Says whether the guest is between two instructions from now on.
+    #[inline]
+    pub(crate) fn set_at_boundary(&self, at_boundary: bool) {
+        self.at_boundary.store(at_boundary, Ordering::Relaxed);
+    }
+
+    /// Whether there is a place to keep up to date.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.msr.load(Ordering::Relaxed) & ENABLED != 0
+    }
+
+    /// Off again.
+    pub(super) fn reset(&self) {
+        self.msr.store(0, Ordering::Relaxed);
+    }
+
+    fn gpa(&self) -> Gpa {
+        Gpa(self.msr.load(Ordering::Relaxed) & !(RESERVED | ENABLED))
+    }
+
+    /// The thread is about to leave its CPU. Called by the scheduler, in the vCPU's thread.
+    pub(crate) fn sched_out<T: SecondLevel>(&self, memory: &Memory<T>) {
+        if !self.is_on()
+            || !self.at_boundary.load(Ordering::Relaxed)
+            || self.is_marked.load(Ordering::Relaxed)
+            || !sched::is_preempted()
+            || !memory.mm.is_current()
+        {
+            return;
+        }
+        let place = self.gpa().offset(layout::PREEMPTED);
+        if memory.access().write_nofault(place, &[PREEMPTED]).is_ok() {
+            self.is_marked.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// MSR_KVM_STEAL_TIME.
+    pub(super) fn steal_time(&self) -> u64 {
+        self.vcpu.steal_time.msr.load(Ordering::Relaxed)
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for reserved bits.
+    pub(super) fn write_steal_time(&mut self, value: u64) -> Result {
+        if value & RESERVED != 0 || !sched::counts_run_delay() {
+            return Err(EINVAL);
+        }
+        self.vcpu.steal_time.msr.store(value, Ordering::Relaxed);
+        if value & ENABLED != 0 {
+            self.vcpu.runner.request_own(Requests::STEAL_TIME);
+        }
+        Ok(())
+    }
+
+    /// Brings the guest's steal time up to date ([`Requests::STEAL_TIME`]).
+    pub(crate) fn update_steal_time(&mut self) {
+        if self.vcpu.steal_time.is_on() {
+            // Where the guest has no memory there is nothing to tell it.
+            let _ = self.report_steal_time();
+        }
+    }
+
+    fn report_steal_time(&mut self) -> Result {
+        let gpa = self.vcpu.steal_time.gpa();
+        let access = self.vm.memory.access();
+        let mark = access.exchange_u8(gpa.offset(layout::PREEMPTED), 0)?;
+        self.vcpu
+            .steal_time
+            .is_marked
+            .store(false, Ordering::Relaxed);
+        if mark & FLUSH_TLB != 0 && self.has_feature(Feature::PvTlbFlush) {
+            B::flush_guest_tlb(self);
+        }
+
+        let (mut version, mut steal) = ([0; 4], [0; 8]);
+        access.read(gpa.offset(layout::VERSION), &mut version)?;
+        access.read(gpa.offset(layout::STEAL), &mut steal)?;
+        let begun = arch::pvclock::version_begin(u32::from_le_bytes(version));
+        let run_delay = sched::run_delay();
+        let more = run_delay.wrapping_sub(self.state.pv.run_delay);
+        let steal = u64::from_le_bytes(steal).wrapping_add(more);
+
+        access.write(gpa.offset(layout::VERSION), &begun.to_le_bytes())?;
+        self.state.pv.run_delay = run_delay;
+        access.write(gpa.offset(layout::STEAL), &steal.to_le_bytes())?;
+        let ended = arch::pvclock::version_end(begun);
+        access.write(gpa.offset(layout::VERSION), &ended.to_le_bytes())
+    }
+}
