@@ -63,7 +63,7 @@ pub(super) fn irq_line<B: Backend>(vm: &Vm<B>, arg: usize, wants_status: bool) -
 pub(super) fn signal_msi<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
     let msi: kvm_msi = copy::read(arg)?;
     let irqchip = vm.irqchip().ok_or(EINVAL)?;
-    if msi.flags != 0 {
+    if msi.flags & !bindings::KVM_MSI_VALID_DEVID != 0 {
         return Err(EINVAL);
     }
     let address = u64::from(msi.address_hi) << 32 | u64::from(msi.address_lo);

@@ -220,7 +220,7 @@ impl Irqchip {
     }
 
     /// Hands a message to the local APICs it is for; `from` is the one that sends it, if one does.
-    /// Returns how many took it as news, or `None` where nobody is meant.
+    /// Returns how many took it, or `None` where nobody is meant.
     pub(crate) fn deliver(&self, from: Option<&LocalApic>, message: &Message) -> Option<u32> {
         if let Destination::Itself = message.destination {
             return from.map(|apic| apic.accept(message).into());

@@ -79,8 +79,7 @@ impl LocalApic {
         )
     }
 
-    /// Takes a message that is for this APIC. Returns whether it makes a difference: not if the
-    /// same interrupt waits already.
+    /// Takes a message that is for this APIC. Returns whether it did.
     pub(crate) fn accept(&self, message: &Message) -> bool {
         if message.is_deassert() {
             return true;
@@ -108,14 +107,14 @@ impl LocalApic {
         }
     }
 
-    /// Takes an interrupt.
+    /// Takes an interrupt. Returns whether it did, be it merged with one that waits.
     #[inline]
     pub(crate) fn accept_fixed(&self, vector: u8, level: bool) -> bool {
         let acceptance = self.lapic.accept(vector, level);
         if acceptance == Acceptance::New {
             self.runner.kick();
         }
-        acceptance == Acceptance::New
+        acceptance != Acceptance::Refused
     }
 
     /// Where the last start-up IPI sends the vCPU.
