@@ -76,6 +76,11 @@ impl ChipState {
         priority.wrapping_add(self.priority_add) & 7
     }
 
+    /// The vector of an input.
+    fn vector(&self, line: u8) -> u8 {
+        self.irq_base.wrapping_add(line)
+    }
+
     /// The input the chip interrupts for now.
     fn request(&self, is_master: bool) -> Option<u8> {
         let wanted = self.first(self.irr & !self.imr)?;
@@ -250,18 +255,12 @@ impl DualPic {
         (self.master, self.slave)
     }
 
-    /// Replaces the whole state. Bits no chip can hold (a priority above 7, a level-triggered
-    /// timer) are dropped.
+    /// Replaces the whole state. It is taken as it is, as KVM takes it: a vector base that is no
+    /// multiple of 8 counts, and so does a level-triggered line that the ELCR cannot have.
     pub fn set_state(&mut self, master: ChipState, slave: ChipState) {
-        let held = |chip: ChipState, elcr_mask: u8| ChipState {
-            priority_add: chip.priority_add & 7,
-            irq_base: chip.irq_base & 0xf8,
-            elcr: chip.elcr & elcr_mask,
-            ..chip
-        };
         *self = Self {
-            master: held(master, MASTER_ELCR_MASK),
-            slave: held(slave, SLAVE_ELCR_MASK),
+            master,
+            slave,
             ended: 0,
         };
         self.cascade();
@@ -319,13 +318,13 @@ impl DualPic {
                     self.take(false, line);
                 }
                 self.cascade();
-                self.slave.irq_base | line.unwrap_or(SPURIOUS)
+                self.slave.vector(line.unwrap_or(SPURIOUS))
             }
             Some(line) => {
                 self.take(true, line);
-                self.master.irq_base | line
+                self.master.vector(line)
             }
-            None => self.master.irq_base | SPURIOUS,
+            None => self.master.vector(SPURIOUS),
         }
     }
 

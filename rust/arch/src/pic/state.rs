@@ -44,7 +44,7 @@ pub struct ChipState {
     pub isr: u8,
     /// The input with the highest priority, 0 to 7.
     pub priority_add: u8,
-    /// Vector of input 0: a multiple of 8.
+    /// Vector of input 0: a multiple of 8, unless a VMM has set another.
     pub irq_base: u8,
     /// The command port reads ISR and not IRR.
     pub read_isr: bool,
