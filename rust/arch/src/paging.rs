@@ -35,6 +35,7 @@ pub enum Mode {
 
 impl Mode {
     /// The mode that control registers select (SDM vol. 3, 5.1.1).
+    #[inline]
     pub fn from_registers(cr0: Cr0, cr4: Cr4, efer: Efer) -> Self {
         if !cr0.contains(Cr0::PG) {
             Self::None
@@ -50,6 +51,7 @@ impl Mode {
     }
 
     /// Bits of a linear address that are translated.
+    #[inline]
     pub const fn linear_bits(self) -> u32 {
         match self {
             Self::None | Self::Bits32 | Self::Pae => 32,
@@ -61,6 +63,7 @@ impl Mode {
 
 /// Whether `gva` is canonical for `bits` linear-address bits: its upper bits repeat the highest of
 /// those.
+#[inline]
 pub const fn is_canonical(gva: Gva, bits: u32) -> bool {
     let unused = 64 - if bits > 64 { 64 } else { bits };
     if unused >= 64 {
@@ -95,6 +98,7 @@ pub struct Paging {
 impl Paging {
     /// Paging as control registers have it, with 1 GiB pages, all protection keys open and PAE's
     /// PDPTEs in memory.
+    #[inline]
     pub fn new(cr0: Cr0, cr3: u64, cr4: Cr4, efer: Efer, maxphyaddr: u8) -> Self {
         Self {
             mode: Mode::from_registers(cr0, cr4, efer),
@@ -249,6 +253,7 @@ pub const fn pdpte_is_valid(pdpte: u64, maxphyaddr: u8) -> bool {
 }
 
 /// Bits 63 down to `first`.
+#[inline]
 const fn bits_from(first: u8) -> u64 {
     if first >= 64 {
         0

@@ -29,51 +29,46 @@ const LARGE_PAT: u64 = 1 << 12;
 const ATTEMPTS: u32 = 16;
 const MAX_LEVELS: usize = 5;
 
+/// log2 of the bytes in the smallest page.
+const SMALL_SHIFT: u32 = 12;
+
 /// How entries of a mode are laid out.
 #[derive(Clone, Copy)]
 struct Layout {
-    /// Levels read from memory; PAE's third is a register.
-    levels: u32,
+    /// log2 of what an entry of the highest table in memory spans; PAE's third is a register.
+    top_shift: u32,
     /// log2 of the entries in a table.
     index_bits: u32,
-    /// Bytes in an entry.
-    entry_size: u64,
+    /// log2 of the bytes in an entry.
+    entry_shift: u32,
 }
 
 impl Layout {
+    #[inline]
     fn of(mode: Mode) -> Self {
-        let levels = match mode {
-            Mode::None => 0,
+        let top_shift = match mode {
             Mode::Bits32 => {
                 return Self {
-                    levels: 2,
+                    top_shift: 22,
                     index_bits: 10,
-                    entry_size: 4,
+                    entry_shift: 2,
                 }
             }
-            Mode::Pae => 2,
-            Mode::Level4 => 4,
-            Mode::Level5 => 5,
+            Mode::None | Mode::Pae => 21,
+            Mode::Level4 => 39,
+            Mode::Level5 => 48,
         };
         Self {
-            levels,
+            top_shift,
             index_bits: 9,
-            entry_size: 8,
+            entry_shift: 3,
         }
     }
 
-    /// log2 of what an entry of `level` (1 is the last) spans.
-    fn shift(self, level: u32) -> u32 {
-        self.index_bits
-            .wrapping_mul(level.saturating_sub(1))
-            .wrapping_add(12)
-            & 63
-    }
-
-    fn entry_address(self, table: u64, gva: Gva, level: u32) -> Gpa {
-        let entries = if self.entry_size == 4 { 1024 } else { 512 };
-        let index = (gva.0 >> self.shift(level)) % entries;
-        Gpa(table).offset(index.wrapping_mul(self.entry_size))
+    /// The entry for `gva` in a table whose entries span `1 << shift` bytes.
+    #[inline]
+    fn entry_address(self, table: u64, gva: Gva, shift: u32) -> Gpa {
+        Gpa(table | ((gva.0 >> (shift & 63)) << (self.entry_shift & 63)) & 0xfff)
     }
 }
 
@@ -104,6 +99,23 @@ impl Path {
 struct Walk {
     translation: Translation,
     protection_key: u32,
+}
+
+impl Walk {
+    /// Without paging.
+    #[inline]
+    fn identity(gva: Gva) -> Self {
+        Self {
+            translation: Translation {
+                gpa: Gpa(gva.0),
+                page_size: 1 << 32,
+                writable: true,
+                user: true,
+                executable: true,
+            },
+            protection_key: 0,
+        }
+    }
 }
 
 impl Paging {
@@ -152,6 +164,7 @@ impl Paging {
     }
 
     /// Whether XD bits mean anything.
+    #[inline]
     fn execute_disable(&self) -> bool {
         self.mode != Mode::Bits32 && self.efer.contains(Efer::NXE)
     }
@@ -175,59 +188,55 @@ impl Paging {
             Mode::Level4 | Mode::Level5 => gva,
             _ => Gva(gva.0 & 0xffff_ffff),
         };
-        let layout = Layout::of(self.mode);
         let mut table = match self.mode {
-            Mode::None => 0,
+            Mode::None => return Ok(Walk::identity(gva)),
             Mode::Bits32 => self.cr3 & 0xffff_f000,
             Mode::Pae => self.page_directory(memory, gva, access)?,
             Mode::Level4 | Mode::Level5 => self.cr3 & ADDRESS & !bits_from(self.maxphyaddr),
         };
-        let mut walk = Walk {
-            translation: Translation {
-                gpa: Gpa(gva.0),
-                page_size: 1 << 32,
-                writable: true,
-                user: true,
-                executable: true,
-            },
-            protection_key: 0,
-        };
-        let execute_disable = self.execute_disable();
-        let reserved_in_small = self.reserved(0, 1, true);
-        for level in (1..=layout.levels).rev() {
-            let gpa = layout.entry_address(table, gva, level);
+        let layout = Layout::of(self.mode);
+        let always_reserved = self.reserved();
+        let mut shift = layout.top_shift;
+        // A right must be given at every level, XD denies at any.
+        let mut given = WRITABLE | USER;
+        let mut denied = 0;
+        let (entry, base) = loop {
+            let gpa = layout.entry_address(table, gva, shift);
             let entry = read(memory, layout, gpa)?;
             if entry & PRESENT == 0 {
                 return Err(self.fault(access, PageFaultErrorCode::empty()));
             }
-            let leaf = level == 1 || self.is_large(entry, level);
-            let reserved = if entry & LARGE == 0 || level == 1 {
-                reserved_in_small
-            } else {
-                self.reserved(entry, level, leaf)
-            };
+            let mut reserved = always_reserved;
+            let mut leaf = shift == SMALL_SHIFT;
+            if entry & LARGE != 0 && !leaf {
+                leaf = self.has_large(shift);
+                reserved |= self.reserved_with_large(shift, leaf);
+            }
             if entry & reserved != 0 {
                 let why = PageFaultErrorCode::PRESENT | PageFaultErrorCode::RESERVED;
                 return Err(self.fault(access, why));
             }
             visit(gpa, entry);
-            let translation = &mut walk.translation;
-            translation.writable &= entry & WRITABLE != 0;
-            translation.user &= entry & USER != 0;
-            if execute_disable {
-                translation.executable &= entry & EXECUTE_DISABLE == 0;
-            }
+            given &= entry;
+            denied |= entry;
             if leaf {
-                let page_size = 1u64 << layout.shift(level);
-                let base = self.page_address(entry, level) & !(page_size - 1);
-                translation.page_size = page_size;
-                translation.gpa = Gpa(base | (gva.0 & (page_size - 1)));
-                walk.protection_key = (entry >> PROTECTION_KEY_SHIFT) as u32 & 0xf;
-                break;
+                break (entry, self.page_address(entry, shift));
             }
             table = entry & ADDRESS;
-        }
-        Ok(walk)
+            shift = shift.wrapping_sub(layout.index_bits);
+        };
+        let page_size = 1u64 << (shift & 63);
+        let in_page = page_size.wrapping_sub(1);
+        Ok(Walk {
+            translation: Translation {
+                gpa: Gpa(base & !in_page | gva.0 & in_page),
+                page_size,
+                writable: given & WRITABLE != 0,
+                user: given & USER != 0,
+                executable: denied & EXECUTE_DISABLE == 0 || !self.execute_disable(),
+            },
+            protection_key: (entry >> PROTECTION_KEY_SHIFT) as u32 & 0xf,
+        })
     }
 
     /// PAE's first step: the page directory that the PDPTE for `gva` names.
@@ -251,24 +260,22 @@ impl Paging {
         Ok(pdpte & ADDRESS & !bits_from(self.maxphyaddr))
     }
 
-    /// Whether an entry of `level` maps a page and not a table.
-    fn is_large(&self, entry: u64, level: u32) -> bool {
-        entry & LARGE != 0
-            && match (self.mode, level) {
-                (Mode::Bits32, 2) => self.cr4.contains(Cr4::PSE),
-                (_, 2) => true,
-                (_, 3) => self.gigabyte_pages,
-                _ => false,
-            }
+    /// Whether an entry that spans `1 << shift` bytes and has the large bit set maps a page.
+    #[inline]
+    fn has_large(&self, shift: u32) -> bool {
+        match shift {
+            21 => true,
+            22 => self.cr4.contains(Cr4::PSE),
+            30 => self.gigabyte_pages,
+            _ => false,
+        }
     }
 
-    /// The bits that must be zero in a present entry.
-    fn reserved(&self, entry: u64, level: u32, leaf: bool) -> u64 {
-        let large = leaf && level > 1;
+    /// The bits that must be zero in every present entry.
+    #[inline]
+    fn reserved(&self) -> u64 {
         if self.mode == Mode::Bits32 {
-            // PSE-36: bits 20 to 13 are address bits 39 to 32, as many as there are.
-            let first = u64::from(self.maxphyaddr.clamp(32, 40)) - 19;
-            return if large { (1 << 22) - (1 << first) } else { 0 };
+            return 0;
         }
         let mut reserved = ADDRESS & bits_from(self.maxphyaddr);
         if self.mode == Mode::Pae {
@@ -277,18 +284,29 @@ impl Paging {
         if !self.execute_disable() {
             reserved |= EXECUTE_DISABLE;
         }
-        if large {
-            let page_size = 1u64 << Layout::of(self.mode).shift(level);
-            reserved |= (page_size - 1) & ADDRESS & !LARGE_PAT;
-        } else if entry & LARGE != 0 && level > 2 {
-            reserved |= LARGE;
-        }
         reserved
     }
 
+    /// The bits that must be zero besides in an entry above the last level that has the large bit
+    /// set, and maps a page or does not.
+    #[inline]
+    fn reserved_with_large(&self, shift: u32, leaf: bool) -> u64 {
+        match (self.mode, leaf) {
+            // PSE-36: bits 20 to 13 are address bits 39 to 32, as many as there are.
+            (Mode::Bits32, true) => {
+                let first = u64::from(self.maxphyaddr.clamp(32, 40)) - 19;
+                (1 << 22) - (1 << first)
+            }
+            (Mode::Bits32, false) => 0,
+            (_, true) => ((1u64 << (shift & 63)) - 1) & ADDRESS & !LARGE_PAT,
+            (_, false) => LARGE,
+        }
+    }
+
     /// The physical address in a leaf entry; the low bits may be others' for a large page.
-    fn page_address(&self, entry: u64, level: u32) -> u64 {
-        if self.mode == Mode::Bits32 && level == 2 {
+    #[inline]
+    fn page_address(&self, entry: u64, shift: u32) -> u64 {
+        if shift == 22 {
             (entry & 0xffc0_0000) | (((entry >> 13) & 0xff) << 32)
         } else {
             entry & ADDRESS
@@ -296,6 +314,7 @@ impl Paging {
     }
 
     /// Access rights (SDM vol. 3, 5.6).
+    #[inline]
     fn check(&self, walk: &Walk, access: Access) -> Result<(), WalkError> {
         if self.mode == Mode::None {
             return Ok(());
@@ -345,7 +364,7 @@ impl Paging {
             if wanted == *entry {
                 continue;
             }
-            let exchanged = if layout.entry_size == 4 {
+            let exchanged = if layout.entry_shift == 2 {
                 memory.compare_exchange_u32(*gpa, *entry as u32, wanted as u32)
             } else {
                 memory.compare_exchange_u64(*gpa, *entry, wanted)
@@ -358,8 +377,9 @@ impl Paging {
     }
 }
 
+#[inline]
 fn read<M: GuestMemory>(memory: &mut M, layout: Layout, gpa: Gpa) -> Result<u64, WalkError> {
-    let entry = if layout.entry_size == 4 {
+    let entry = if layout.entry_shift == 2 {
         memory.read_u32(gpa).map(u64::from)
     } else {
         memory.read_u64(gpa)
