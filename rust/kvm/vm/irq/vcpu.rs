@@ -31,6 +31,8 @@ use crate::{
     },
 };
 
+/// IA32_TSC_DEADLINE.
+pub(crate) const IA32_TSC_DEADLINE: u32 = 0x6e0;
 
 /// What an APIC access leaves for the way out of the inner loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,12 +158,14 @@ impl<B: Backend> Loaded<'_, B> {
     /// Follows the CPUID that the VMM set.
     pub(crate) fn apic_cpuid_changed(&mut self) {
         const ECX_X2APIC: u32 = 1 << 21;
+        const ECX_TSC_DEADLINE: u32 = 1 << 24;
         let Some(apic) = self.vcpu.apic.as_deref() else {
             return;
         };
         let ecx = self.state.cpuid.words(1, 0)[2];
         let mut features = apic.lapic.features();
         features.set(Features::X2APIC, ecx & ECX_X2APIC != 0);
+        features.set(Features::TSC_DEADLINE, ecx & ECX_TSC_DEADLINE != 0);
         // Not with an IOAPIC here, which has no EOI register.
         let split = self
             .vm
@@ -258,6 +262,7 @@ impl<B: Backend> Loaded<'_, B> {
         let Some(apic) = self.vcpu.apic.as_deref() else {
             return Err(EINVAL);
         };
+        if index == IA32_TSC_DEADLINE {
             self.set_tsc_deadline(apic, value);
             return Ok(());
         }
@@ -269,6 +274,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// RDMSR of an APIC register; `None` is #GP.
     pub(crate) fn read_apic_msr(&self, index: u32) -> Option<u64> {
         let apic = self.apic()?;
+        if index == IA32_TSC_DEADLINE {
             return Some(self.state.apic_timer.tsc_deadline());
         }
         apic.lapic
@@ -278,6 +284,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Whether an MSR is the local APIC's.
     pub(crate) fn is_apic_msr(index: u32) -> bool {
+        matches!(index, FIRST_MSR..=LAST_MSR | IA32_TSC_DEADLINE)
     }
 
     /// The register page of this vCPU's APIC at `gpa`, if it is there.
@@ -343,6 +350,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// IA32_TSC_DEADLINE (SDM vol. 3, 11.5.4.1).
     fn set_tsc_deadline(&mut self, apic: &LocalApic, deadline: u64) {
         if !self.state.apic_timer.set_tsc_deadline(deadline) {
             return;
