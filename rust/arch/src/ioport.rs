@@ -8,7 +8,7 @@
 //! between two chunks finds the registers as the processor would have left them.
 
 use crate::addr::{Gva, PAGE_SIZE};
-use crate::mmio::{Segment, Size};
+use crate::operand::{Segment, Size};
 
 /// The VM-exit instruction-information field of an exit by INS or OUTS (SDM vol. 3, table 28-9).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -87,7 +87,10 @@ pub(super) fn set_gsi_routing<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32>
     let mut routes = KVVec::with_capacity(header.nr as usize, GFP_KERNEL_ACCOUNT)?;
     for i in 0..header.nr as usize {
         let place = arg + size_of::<kvm_irq_routing>() + i * size_of::<RouteWords>();
-        routes.push(parse_route(irqchip, &copy::read(place)?)?, GFP_KERNEL_ACCOUNT)?;
+        routes.push(
+            parse_route(irqchip, &copy::read(place)?)?,
+            GFP_KERNEL_ACCOUNT,
+        )?;
     }
     irqchip.set_routes(Routes::new(&routes)?);
     Ok(0)

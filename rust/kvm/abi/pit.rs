@@ -28,7 +28,9 @@ pub(super) fn create2<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
 /// KVM_REINJECT_CONTROL (api.rst, 4.67).
 pub(super) fn reinject_control<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32> {
     let control: kvm_reinject_control = copy::read(arg)?;
-    vm.pit().ok_or(ENXIO)?.set_reinject(control.pit_reinject != 0);
+    vm.pit()
+        .ok_or(ENXIO)?
+        .set_reinject(control.pit_reinject != 0);
     Ok(0)
 }
 

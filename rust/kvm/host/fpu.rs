@@ -76,6 +76,11 @@ impl GuestFpu {
         self.loaded = false;
     }
 
+    /// Whether the guest's state is in the thread's place.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
     /// Makes sure that the registers hold what [`Self::load`] put in place; they may have been
     /// lost to a context switch.
     #[inline]

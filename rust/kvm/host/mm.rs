@@ -187,6 +187,17 @@ pub(crate) fn read_u32(hva: Hva) -> Option<u32> {
     (unsafe { bindings::shim_get_user_u32(hva.0, &mut value) } == 0).then_some(value)
 }
 
+/// Replaces an aligned value of `size` bytes (1, 2, 4 or 8) of the current process at once.
+/// Whether it was still `old`; `None` where the process has no memory that may be written.
+pub(crate) fn compare_exchange(hva: Hva, old: u64, new: u64, size: usize) -> Option<bool> {
+    // SAFETY: A fault is caught.
+    match unsafe { bindings::shim_cmpxchg_user(hva.0, old, new, size as u32) } {
+        0 => Some(true),
+        1 => Some(false),
+        _ => None,
+    }
+}
+
 /// Copies to the current process.
 ///
 /// # Errors

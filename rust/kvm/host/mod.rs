@@ -7,7 +7,6 @@
 
 pub(crate) mod abi_types;
 pub(crate) mod bindings;
-#[allow(dead_code)]
 pub(crate) mod clock;
 pub(crate) mod coalesced_ring;
 pub(crate) mod cpu;
@@ -30,7 +29,8 @@ pub(crate) mod signal;
 pub(crate) mod srcu_cell;
 pub(crate) mod thread;
 pub(crate) mod timer;
-pub(crate) mod work;
+pub(crate) mod vector_regs;
 pub(crate) mod wait;
+pub(crate) mod work;
 pub(crate) mod world;
 pub(crate) mod xcr0;

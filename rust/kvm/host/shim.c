@@ -440,6 +440,29 @@ int shim_write_user_nofault(u64 hva, const void *from, u64 size)
 	return copy_to_user_nofault((void __user *)hva, from, size);
 }
 
+/* 0: done, 1: there was another value, -EFAULT: no memory. */
+int shim_cmpxchg_user(u64 hva, u64 old, u64 new, u32 size)
+{
+	u64 old64 = old;
+	u32 old32 = old;
+	u16 old16 = old;
+	u8 old8 = old;
+
+	if (!access_ok((void __user *)hva, size))
+		return -EFAULT;
+	switch (size) {
+	case 1:
+		return __try_cmpxchg_user((u8 __user *)hva, &old8, (u8)new, fault8);
+	case 2:
+		return __try_cmpxchg_user((u16 __user *)hva, &old16, (u16)new, fault16);
+	case 4:
+		return __try_cmpxchg_user((u32 __user *)hva, &old32, (u32)new, fault32);
+	case 8:
+		return __try_cmpxchg_user((u64 __user *)hva, &old64, new, fault64);
+	}
+	return -EFAULT;
+}
+
 bool shim_access_ok(u64 addr, u64 size)
 {
 	return access_ok((void __user *)addr, size);

@@ -119,6 +119,7 @@ int shim_get_user_u32(u64 hva, u32 *value);
 int shim_get_user_u64(u64 hva, u64 *value);
 int shim_exchange_user_u8(u64 hva, u8 *value);
 int shim_write_user_nofault(u64 hva, const void *from, u64 size);
+int shim_cmpxchg_user(u64 hva, u64 old, u64 new, u32 size);
 bool shim_access_ok(u64 addr, u64 size);
 struct mm_struct *shim_current_mm(void);
 void shim_mmgrab(struct mm_struct *mm);

@@ -17,7 +17,7 @@ use arch::{
         CrAccess,
         DrAccess, //
     },
-    mmio,
+    operand,
     segment::{
         AccessRights,
         Segment, //
@@ -62,15 +62,15 @@ pub(crate) struct TableRegister {
     pub(crate) limit: u32,
 }
 
-impl From<mmio::Segment> for SegmentRegister {
-    fn from(segment: mmio::Segment) -> Self {
+impl From<operand::Segment> for SegmentRegister {
+    fn from(segment: operand::Segment) -> Self {
         match segment {
-            mmio::Segment::Es => Self::Es,
-            mmio::Segment::Cs => Self::Cs,
-            mmio::Segment::Ss => Self::Ss,
-            mmio::Segment::Ds => Self::Ds,
-            mmio::Segment::Fs => Self::Fs,
-            mmio::Segment::Gs => Self::Gs,
+            operand::Segment::Es => Self::Es,
+            operand::Segment::Cs => Self::Cs,
+            operand::Segment::Ss => Self::Ss,
+            operand::Segment::Ds => Self::Ds,
+            operand::Segment::Fs => Self::Fs,
+            operand::Segment::Gs => Self::Gs,
         }
     }
 }
@@ -79,9 +79,9 @@ impl From<mmio::Segment> for SegmentRegister {
 #[derive(Clone, Copy)]
 pub(crate) struct StringOperand {
     /// How much of the index and count registers is used.
-    pub(crate) address_size: mmio::Size,
+    pub(crate) address_size: operand::Size,
     /// The segment of OUTS; INS uses ES.
-    pub(crate) segment: mmio::Segment,
+    pub(crate) segment: operand::Segment,
 }
 
 /// An I/O instruction.
@@ -89,7 +89,7 @@ pub(crate) struct StringOperand {
 pub(crate) struct IoExit {
     pub(crate) port: u16,
     /// What an access moves: a byte, a word or a doubleword.
-    pub(crate) size: mmio::Size,
+    pub(crate) size: operand::Size,
     pub(crate) is_in: bool,
     pub(crate) is_rep: bool,
     pub(crate) string: Option<StringOperand>,

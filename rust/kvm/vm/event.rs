@@ -139,8 +139,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Queues an NMI: one that is being handled, and one behind it; more are lost.
     pub(crate) fn queue_nmi(&mut self) {
-        let handled =
-            B::nmi_masked(self) || self.state.events.injected == Some(Event::Nmi);
+        let handled = B::nmi_masked(self) || self.state.events.injected == Some(Event::Nmi);
         let limit = if handled { 1 } else { 2 };
         let pending = &mut self.state.events.nmi_pending;
         *pending = (*pending + 1).min(limit);

@@ -10,10 +10,11 @@ use arch::{
     control_regs::Cr0,
     exception::Exception,
     ioport::{
+        Chunk,
         Registers,
         StringIo, //
     },
-    mmio::{
+    operand::{
         Segment,
         Size, //
     },
@@ -36,7 +37,6 @@ use super::{
         StringOperand, //
     },
     bus::Space,
-    mmio::PendingMmio,
     run::{
         Next,
         INTERNAL_ERROR_EMULATION, //
@@ -70,8 +70,10 @@ pub(crate) enum Pending {
         string: StringIo,
         count: u64,
     },
-    /// A memory-mapped access.
-    Mmio(PendingMmio),
+    /// An emulated instruction reads a device.
+    EmulatedRead,
+    /// An emulated instruction has written to devices.
+    EmulatedWrite,
 }
 
 /// A memory operand that cannot be used: what the guest gets instead.
@@ -96,16 +98,13 @@ impl<B: Backend> Loaded<'_, B> {
                 let mut data = [0; 4];
                 self.vcpu.pio.read(0, &mut data[..size.bytes()]);
                 let value = u64::from(u32::from_le_bytes(data));
-                let old = self.state.regs[RAX];
-                self.state.regs[RAX] = match size {
-                    Size::Byte | Size::Word => old & !size.mask() | value,
-                    Size::Dword | Size::Qword => value,
-                };
+                self.set_accumulator(size, value);
                 B::skip_instruction(self);
                 Ok(Next::Guest)
             }
             Pending::StringIn { io, string, count } => self.complete_string_in(&io, &string, count),
-            Pending::Mmio(pending) => self.complete_mmio(pending),
+            Pending::EmulatedRead => self.complete_emulated_read(),
+            Pending::EmulatedWrite => self.complete_emulated_write(),
         }
     }
 
@@ -149,11 +148,18 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// What IN does to RAX.
     fn set_accumulator(&mut self, size: Size, value: u64) {
-        let old = self.state.regs[RAX];
-        self.state.regs[RAX] = match size {
-            Size::Byte | Size::Word => old & !size.mask() | value,
-            Size::Dword | Size::Qword => value,
-        };
+        self.state.regs[RAX] = size.merge(self.state.regs[RAX], value);
+    }
+
+    /// Goes to the VMM for a port access of an emulated instruction.
+    pub(crate) fn leave_for_port(&self, port: u16, size: u8, is_in: bool) -> Next {
+        self.leave(&UserExit::Io {
+            is_in,
+            size,
+            port,
+            count: 1,
+            data_offset: PIO_DATA_OFFSET,
+        })
     }
 
     fn leave_for_io(&self, io: &IoExit, count: u64) -> Next {
@@ -212,39 +218,65 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// INS or OUTS, as many elements at once as lie in one page of guest memory.
     fn begin_string(&mut self, io: &IoExit, string: &StringIo) -> Result<Next> {
-        let size = io.size.bytes();
-        let room = PAGE_SIZE / size as u64;
+        let room = PAGE_SIZE / io.size.bytes() as u64;
         let Some(chunk) = string.chunk(&self.string_registers(io), room) else {
             B::skip_instruction(self);
             return Ok(Next::Guest);
         };
 
         if io.is_in {
-            // The operand must be there before the device gives anything away.
-            if let Err(fault) = self.translate(chunk.first, io.size, AccessKind::Write) {
+            self.begin_string_in(io, string, chunk)
+        } else {
+            self.begin_string_out(io, string, chunk.count)
+        }
+    }
+
+    fn begin_string_in(&mut self, io: &IoExit, string: &StringIo, chunk: Chunk) -> Result<Next> {
+        // The operand must be there before the device gives anything away.
+        let ready = self
+            .check_segment(io, string)
+            .and_then(|()| self.translate(chunk.first, io.size, AccessKind::Write));
+        if let Err(fault) = ready {
+            return self.deliver_or_emulate(fault);
+        }
+        let mut left = chunk.count;
+        while left != 0 {
+            let mut element = [0; 4];
+            if !self.port_read(io.port, &mut element[..io.size.bytes()]) {
+                self.state.pending = Pending::StringIn {
+                    io: *io,
+                    string: *string,
+                    count: left,
+                };
+                return Ok(self.leave_for_io(io, left));
+            }
+            if let Err(fault) = self.store_element(io, string, &element) {
                 return self.deliver(fault);
             }
-            self.state.pending = Pending::StringIn {
-                io: *io,
-                string: *string,
-                count: chunk.count,
-            };
-            return Ok(self.leave_for_io(io, chunk.count));
+            left -= 1;
         }
+        self.finish_string(io, string);
+        Ok(Next::Guest)
+    }
 
+    fn begin_string_out(&mut self, io: &IoExit, string: &StringIo, count: u64) -> Result<Next> {
+        let size = io.size.bytes();
+        // Elements for the VMM; before the first of them a device of ours may take some.
         let mut queued = 0;
-        for _ in 0..chunk.count {
+        for i in 0..count {
             let gva = string.address(&self.string_registers(io));
             let mut element = [0; 4];
             let read = self
                 .check_segment(io, string)
                 .and_then(|()| self.copy_operand(gva, Copy::FromGuest(&mut element[..size])));
             if let Err(fault) = read {
-                if queued == 0 {
-                    return self.deliver(fault);
-                }
-                // What was read goes out; the rest faults when its turn comes.
-                return Ok(self.leave_for_io(io, queued));
+                return match (queued, i) {
+                    (0, 0) => self.deliver_or_emulate(fault),
+                    // The rest faults when its turn comes.
+                    (0, _) => Ok(Next::Guest),
+                    // What was read goes out.
+                    _ => Ok(self.leave_for_io(io, queued)),
+                };
             }
             let taken = queued == 0 && self.port_write(io.port, &element[..size]);
             self.advance(io, string);
@@ -266,19 +298,28 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(self.leave_for_io(io, queued))
     }
 
+    /// Puts an element that was read where it belongs, and goes on to the next.
+    fn store_element(
+        &mut self,
+        io: &IoExit,
+        string: &StringIo,
+        element: &[u8; 4],
+    ) -> Result<(), Fault> {
+        let gva = string.address(&self.string_registers(io));
+        self.check_segment(io, string)?;
+        self.copy_operand(gva, Copy::ToGuest(&element[..io.size.bytes()]))?;
+        self.advance(io, string);
+        Ok(())
+    }
+
     fn complete_string_in(&mut self, io: &IoExit, string: &StringIo, count: u64) -> Result<Next> {
         let size = io.size.bytes();
         for i in 0..count as usize {
-            let gva = string.address(&self.string_registers(io));
             let mut element = [0; 4];
             self.vcpu.pio.read(i * size, &mut element[..size]);
-            let written = self
-                .check_segment(io, string)
-                .and_then(|()| self.copy_operand(gva, Copy::ToGuest(&element[..size])));
-            if let Err(fault) = written {
+            if let Err(fault) = self.store_element(io, string, &element) {
                 return self.deliver(fault);
             }
-            self.advance(io, string);
         }
         self.finish_string(io, string);
         Ok(Next::Guest)
@@ -321,7 +362,7 @@ impl<B: Backend> Loaded<'_, B> {
         let memory = self.vm.memory.access();
         for end in [gva, gva.offset(size.bytes() as u64 - 1)] {
             let translation = paging
-                .translate(&mut &memory, end, access)
+                .translate_and_mark(&mut &memory, end, access)
                 .map_err(|e| walk_fault(e, end))?;
             if !memory.is_memory(translation.gpa, kind == AccessKind::Write) {
                 return Err(Fault::Unhandled);
@@ -341,7 +382,7 @@ impl<B: Backend> Loaded<'_, B> {
             let at = gva.offset(done as u64);
             let part = (len - done).min((PAGE_SIZE - at.page_offset()) as usize);
             let gpa = paging
-                .translate(&mut &memory, at, access)
+                .translate_and_mark(&mut &memory, at, access)
                 .map_err(|e| walk_fault(e, at))?
                 .gpa;
             match &mut copy {
@@ -352,6 +393,15 @@ impl<B: Backend> Loaded<'_, B> {
             done += part;
         }
         Ok(())
+    }
+
+    /// An operand that is no memory is the emulator's.
+    fn deliver_or_emulate(&mut self, fault: Fault) -> Result<Next> {
+        if let Fault::Unhandled = fault {
+            let vm = self.vm;
+            return self.emulate(&vm.memory.access(), None);
+        }
+        self.deliver(fault)
     }
 
     fn deliver(&mut self, fault: Fault) -> Result<Next> {

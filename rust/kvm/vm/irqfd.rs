@@ -12,8 +12,7 @@ use core::sync::atomic::{
 };
 
 use kernel::{
-    new_mutex,
-    new_spinlock_irq,
+    new_mutex, new_spinlock_irq,
     prelude::*,
     sync::{
         Arc,

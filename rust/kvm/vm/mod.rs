@@ -31,6 +31,7 @@ mod cpuid;
 mod cr;
 mod debug;
 mod devices;
+mod emulate;
 mod event;
 mod halt;
 mod hypercall;

@@ -36,6 +36,7 @@ use super::{
     },
     cpuid::Cpuid,
     debug::DebugRegs,
+    emulate::Emulation,
     event::Events,
     halt::MpState,
     io::Pending,
@@ -114,6 +115,7 @@ pub(crate) struct State<B: Backend> {
     pub(crate) halt_poll_ns: u64,
     /// What the next KVM_RUN completes first.
     pub(crate) pending: Pending,
+    pub(crate) emulation: Emulation,
     pub(crate) sigmask: Option<SigSet>,
     pub(crate) tsc_khz: u32,
     pub(crate) pv: Pv,
@@ -172,6 +174,7 @@ impl<B: Backend> Vcpu<B> {
             aftermath: Aftermath::None,
             halt_poll_ns: 0,
             pending: Pending::None,
+            emulation: Emulation::new(),
             sigmask: None,
             tsc_khz: vm.tsc_khz(),
             pv: Pv::new(),

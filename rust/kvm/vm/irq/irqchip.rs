@@ -265,8 +265,7 @@ impl Irqchip {
         from: Option<&'a LocalApic>,
         message: &'a Message,
     ) -> impl Iterator<Item = &'a LocalApic> {
-        let is_sender =
-            move |apic: &LocalApic| from.is_some_and(|from| core::ptr::eq(from, apic));
+        let is_sender = move |apic: &LocalApic| from.is_some_and(|from| core::ptr::eq(from, apic));
         self.apics()
             .filter(move |apic| apic.lapic.matches(message, is_sender(apic)))
     }
@@ -278,8 +277,7 @@ impl Irqchip {
 
     /// Whether an address is one that a message-signalled interrupt can have.
     pub(crate) fn is_valid_msi(&self, address: u64) -> bool {
-        self.x2apic_api() & X2APIC_API_USE_32BIT_IDS == 0
-            || Message::is_valid_wide_address(address)
+        self.x2apic_api() & X2APIC_API_USE_32BIT_IDS == 0 || Message::is_valid_wide_address(address)
     }
 
     /// The message that an address and data stand for.
@@ -327,9 +325,9 @@ impl Irqchip {
         };
         let up = hold(held, source, level);
         let line_status = source == Source::User;
-        chips
-            .ioapic
-            .set_line(pin, up, line_status, |message| self.deliver_from_ioapic(message))
+        chips.ioapic.set_line(pin, up, line_status, |message| {
+            self.deliver_from_ioapic(message)
+        })
     }
 
     fn deliver_from_ioapic(&self, message: &Message) -> Option<u32> {
@@ -420,9 +418,7 @@ impl Irqchip {
 
     fn notify_pic(&self, pins: u16) {
         if pins != 0 {
-            self.notify(|routes| {
-                lines_of(pins.into(), |pin| routes.gsi_of(Target::Pic(pin)))
-            });
+            self.notify(|routes| lines_of(pins.into(), |pin| routes.gsi_of(Target::Pic(pin))));
         }
     }
 
@@ -555,10 +551,7 @@ fn hold(held: &mut u8, source: Source, level: bool) -> bool {
 }
 
 /// What `line` says of each pin whose bit is set.
-fn lines_of(
-    pins: u32,
-    line: impl Fn(u8) -> Option<u32>,
-) -> [Option<u32>; IOAPIC_PINS as usize] {
+fn lines_of(pins: u32, line: impl Fn(u8) -> Option<u32>) -> [Option<u32>; IOAPIC_PINS as usize] {
     core::array::from_fn(|pin| {
         if pins & 1 << pin != 0 {
             line(pin as u8)

@@ -169,11 +169,7 @@ impl Pit {
 
     /// Makes up for missed ticks, or does not (api.rst, 4.67 KVM_REINJECT_CONTROL).
     pub(crate) fn set_reinject(&self, reinject: bool) {
-        self.channel0
-            .state
-            .lock()
-            .reinjection
-            .set_enabled(reinject);
+        self.channel0.state.lock().reinjection.set_enabled(reinject);
     }
 }
 

@@ -76,9 +76,8 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Whether an interrupt of the VMM's PICs would get through.
     pub(crate) fn accepts_vmm_interrupt(&self) -> bool {
-        self.apic().is_none_or(|apic| {
-            apic.lapic.takes_extint() && self.state.external_interrupt.is_none()
-        })
+        self.apic()
+            .is_none_or(|apic| apic.lapic.takes_extint() && self.state.external_interrupt.is_none())
     }
 
     /// The vector of the interrupt to inject, which is in service from now on.

@@ -137,6 +137,33 @@ impl GuestAccess<'_> {
         Some(slot.hva_of(gpa.gfn()).offset(gpa.page_offset()))
     }
 
+    /// Replaces aligned memory of 1, 2, 4 or 8 bytes at once, as long as they are. Whether it still
+    /// was `old`; `None` where there is none, or the slot is read-only.
+    pub(crate) fn compare_exchange(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Option<bool> {
+        let value = |bytes: &[u8]| {
+            let mut value = [0; 8];
+            value.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            Some(u64::from_le_bytes(value))
+        };
+        let slot = self.find(gpa.gfn())?;
+        if slot.is_readonly() {
+            return None;
+        }
+        let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
+        mm::compare_exchange(hva, value(old)?, value(new)?, new.len())
+    }
+
+    /// Sets accessed and dirty bits in a paging-structure entry. One in a read-only slot stays as it
+    /// is: KVM, too, walks such tables without marking them.
+    fn mark(&self, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {
+        let slot = self.find(gpa.gfn())?;
+        if slot.is_readonly() {
+            return Some(true);
+        }
+        let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
+        mm::compare_exchange(hva, old, new, size)
+    }
+
     /// The slots.
     pub(super) fn slots(&self) -> &Slots {
         &self.slots
@@ -149,7 +176,6 @@ impl GuestAccess<'_> {
     }
 }
 
-/// Page walks here never mark entries: the processor has done so when it made the access.
 impl GuestMemory for &GuestAccess<'_> {
     fn read_u32(&mut self, gpa: Gpa) -> Option<u32> {
         mm::read_u32(self.hva(gpa)?)
@@ -159,11 +185,11 @@ impl GuestMemory for &GuestAccess<'_> {
         mm::read_u64(self.hva(gpa)?)
     }
 
-    fn compare_exchange_u32(&mut self, _gpa: Gpa, _old: u32, _new: u32) -> Option<bool> {
-        None
+    fn compare_exchange_u32(&mut self, gpa: Gpa, old: u32, new: u32) -> Option<bool> {
+        self.mark(gpa, old.into(), new.into(), 4)
     }
 
-    fn compare_exchange_u64(&mut self, _gpa: Gpa, _old: u64, _new: u64) -> Option<bool> {
-        None
+    fn compare_exchange_u64(&mut self, gpa: Gpa, old: u64, new: u64) -> Option<bool> {
+        self.mark(gpa, old, new, 8)
     }
 }

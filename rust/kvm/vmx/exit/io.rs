@@ -5,7 +5,7 @@
 use arch::{
     exit::IoQualification,
     ioport::StringInfo,
-    mmio::{
+    operand::{
         Segment,
         Size, //
     },
