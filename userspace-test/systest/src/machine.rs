@@ -474,6 +474,16 @@ impl Cpu<'_> {
         self.must("MOV from CR8", got).rax
     }
 
+    /// VMCALL with up to four arguments.
+    #[track_caller]
+    pub fn hypercall(&self, number: u64, arguments: [u64; 4]) -> i64 {
+        let got = self.operate(code64!("vmcall", "nop", "out 0xe9, al"), |r| {
+            r.rax = number;
+            [r.rbx, r.rcx, r.rdx, r.rsi] = arguments;
+        });
+        self.must("VMCALL", got).rax as i64
+    }
+
     /// Enables the LAPIC by its spurious-interrupt register.
     #[track_caller]
     pub fn enable_apic(&self) {

@@ -4,6 +4,7 @@
 use crate::harness::Test;
 
 mod apic;
+mod clock;
 mod control;
 mod cpuid;
 mod debug;
@@ -30,6 +31,7 @@ mod page_kinds;
 mod paging;
 mod pic;
 mod pit;
+mod pv;
 mod regs;
 mod routing;
 mod signals;
@@ -88,6 +90,8 @@ pub fn all() -> Vec<Test> {
         lifetime::TESTS,
         threads::TESTS,
         smp::TESTS,
+        clock::TESTS,
+        pv::TESTS,
         fuzz::TESTS,
         module::TESTS,
     ]

@@ -1,0 +1,762 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What KVM offers guests that know of it: CPUID leaves (Documentation/virt/kvm/x86/cpuid.rst),
+//! MSRs (msr.rst) and hypercalls (hypercalls.rst).
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use kvm_bindings::*;
+use libc::{EFAULT, EINVAL};
+
+use super::tests;
+use crate::code64;
+use crate::devices::*;
+use crate::expect;
+use crate::guest::layout;
+use crate::machine::{apic, Eoi, Fault, Machine};
+use crate::memory::{Mapping, PAGE};
+use crate::request::*;
+use crate::sys;
+use crate::vm::{Kvm, Vm};
+
+tests! {
+    "pv":
+    leaves, features, msrs_listed, eoi, eoi_of_level, eoi_saved, eoi_bad_values, steal,
+    steal_counts(60), steal_bad_values, async_page_faults_msrs, async_page_faults_bad_values,
+    async_page_faults_without_irqchip, async_page_fault(60), async_page_fault_in_halt(60),
+    poll_control, unknown_msrs, hypercall_unknown, hypercall_from_user, kick, send_ipi,
+    send_ipi_nmi, send_ipi_errors, yield_to, clock_pairing, clock_pairing_errors,
+    features_enforced, features_enforced_hypercalls, features_not_enforced, enforce_errors,
+    restored_by_msrs,
+}
+
+const PV_EOI: u32 = 0x4b56_4d04;
+const STEAL_TIME: u32 = 0x4b56_4d03;
+const ASYNC_PF_EN: u32 = 0x4b56_4d02;
+const POLL_CONTROL: u32 = 0x4b56_4d05;
+const ASYNC_PF_INT: u32 = 0x4b56_4d06;
+const ASYNC_PF_ACK: u32 = 0x4b56_4d07;
+const SYSTEM_TIME: u32 = 0x4b56_4d01;
+/// Numbers of hypercalls and what they answer.
+const VAPIC_POLL_IRQ: u64 = 1;
+const KICK_CPU: u64 = 5;
+const CLOCK_PAIRING: u64 = 9;
+const SEND_IPI: u64 = 10;
+const SCHED_YIELD: u64 = 11;
+const MINUS_ENOSYS: i64 = -1000;
+const MINUS_EPERM: i64 = -1;
+const MINUS_EINVAL: i64 = -22;
+const MINUS_EFAULT: i64 = -14;
+const MINUS_EOPNOTSUPP: i64 = -95;
+/// Features of leaf 40000001H.
+const NEEDED: &[(&str, u32)] = &[
+    ("CLOCKSOURCE", 0),
+    ("NOP_IO_DELAY", 1),
+    ("CLOCKSOURCE2", 3),
+    ("ASYNC_PF", 4),
+    ("STEAL_TIME", 5),
+    ("PV_EOI", 6),
+    ("PV_UNHALT", 7),
+    ("PV_TLB_FLUSH", 9),
+    ("PV_SEND_IPI", 11),
+    ("POLL_CONTROL", 12),
+    ("PV_SCHED_YIELD", 13),
+    ("ASYNC_PF_INT", 14),
+    ("CLOCKSOURCE_STABLE_BIT", 24),
+];
+
+const VECTOR: u8 = 0xc1;
+/// Memory that guest and KVM share.
+const SHARED: u64 = layout::DATA + 0x4000;
+const GP: Fault = Fault(13);
+
+#[track_caller]
+fn write(machine: &Machine, index: u32, value: u64) {
+    let got = machine.cpu(0).wrmsr(index, value);
+    expect::eq(&format!("write of MSR {index:#x}"), got, Ok(()));
+}
+
+#[track_caller]
+fn expect_refused(machine: &Machine, index: u32, values: &[u64]) {
+    for &value in values {
+        let got = machine.cpu(0).wrmsr(index, value);
+        let what = format!("{value:#x} to MSR {index:#x}");
+        expect::eq(&what, got, Err(GP));
+        let got = machine.vcpus[0].set_msr(index, value);
+        expect::eq(&format!("{what} by KVM_SET_MSRS"), got, false);
+    }
+}
+
+fn leaves() {
+    let machine = Machine::new(1);
+    let code = code64!("cpuid", "out 0xe9, al");
+    let leaf = machine.cpu(0).operate(code, |r| r.rax = 0x4000_0000);
+    let leaf = leaf.map(|r| (r.rax, r.rbx, r.rcx, r.rdx));
+    let name = (0x4b4d_564b, 0x564b_4d56, 0x4d);
+    let want = (0x4000_0001, name.0, name.1, name.2);
+    expect::eq("leaf 40000000H", leaf, Ok(want));
+}
+
+fn features() {
+    let mut cpuid = Kvm::open().supported_cpuid();
+    let leaf = *cpuid.find(0x4000_0001, 0).expect("leaf 40000001H");
+    for (name, bit) in NEEDED {
+        expect::eq(&format!("KVM_FEATURE_{name}"), leaf.eax >> bit & 1, 1);
+    }
+    expect::eq("hints", leaf.edx, 0);
+}
+
+fn msrs_listed() {
+    let mut list = MsrList::with_room(MSR_ROOM);
+    expect::ok(
+        "MSR list",
+        Kvm::open().update(GET_MSR_INDEX_LIST, &mut list),
+    );
+    for index in [
+        0x11,
+        0x12,
+        0x4b56_4d00,
+        SYSTEM_TIME,
+        ASYNC_PF_EN,
+        STEAL_TIME,
+        PV_EOI,
+        POLL_CONTROL,
+        ASYNC_PF_INT,
+        ASYNC_PF_ACK,
+    ] {
+        let listed = list.as_slice().contains(&index);
+        expect::that(&format!("MSR {index:#x} listed"), listed);
+    }
+}
+
+/// A machine whose handler of [`VECTOR`] ends its interrupts as PV EOI has it: where the bit is
+/// set it clears it, and counts that at `SHARED + 8`; otherwise it writes to the EOI register.
+#[track_caller]
+fn machine_with_eoi() -> Machine {
+    let machine = Machine::new(1);
+    let handler = code64!(
+        "push rax",
+        "lock btr dword ptr [{shared}], 0",
+        "jc 2f",
+        "mov eax, 0xfee000b0",
+        "mov dword ptr [rax], 0",
+        "lock inc qword ptr [{shared} + 16]",
+        "jmp 3f",
+        "2: lock inc qword ptr [{shared} + 8]",
+        "3: pop rax",
+        "iretq";
+        shared = const layout::DATA + 0x4000
+    );
+    machine.load(layout::CODE2 + 0x2000, handler);
+    crate::guest::write_gate(&machine.memory, VECTOR, layout::CODE2 + 0x2000, 0);
+    machine.cpu(0).enable_apic();
+    write(&machine, PV_EOI, SHARED | 1);
+    machine
+}
+
+fn in_service(machine: &Machine) -> u32 {
+    machine.vcpus[0].lapic_register(apic::ISR as usize + 0x10 * (VECTOR as usize / 32))
+}
+
+fn eoi() {
+    let machine = machine_with_eoi();
+    let ends = || (machine.peek(SHARED + 8), machine.peek(SHARED + 16));
+    let interrupt = || {
+        machine
+            .cpu(0)
+            .apic_write(apic::ICR, 1 << 18 | u32::from(VECTOR));
+        expect::eq("in service", in_service(&machine), 0);
+    };
+    // An exit in the middle of it makes KVM take its offer back; the first one has such exits,
+    // as the handler's pages are new.
+    for count in 1..=3 {
+        interrupt();
+        expect::eq("ends of both kinds", ends().0 + ends().1, count);
+    }
+    let (by_bit, by_register) = ends();
+    for count in 1..=5 {
+        interrupt();
+        let want = (by_bit + count, by_register);
+        expect::eq("ends by the bit, by the register", ends(), want);
+    }
+    write(&machine, PV_EOI, 0);
+    interrupt();
+    let want = (by_bit + 5, by_register + 1);
+    expect::eq("ends by the bit, by the register", ends(), want);
+}
+
+/// A level-triggered interrupt of the IOAPIC has to be ended by the register.
+fn eoi_of_level() {
+    let machine = machine_with_eoi();
+    let mut chip = machine.vm.ioapic();
+    chip.redirtbl[20] = 1 << 15 | u64::from(VECTOR);
+    machine.vm.set_ioapic(&chip);
+    machine.vm.irq_line(20, true);
+    machine.cpu(0).masked().nop();
+    machine.vm.irq_line(20, false);
+    machine.cpu(0).nop();
+    let by = (machine.peek(SHARED + 8), machine.peek(SHARED + 16));
+    expect::eq("ends by the bit, by the register", by, (0, 1));
+}
+
+fn eoi_saved() {
+    let machine = machine_with_eoi();
+    expect::eq("guest", machine.cpu(0).rdmsr(PV_EOI), Ok(SHARED | 1));
+    expect::eq("VMM", machine.vcpus[0].msr(PV_EOI), Some(SHARED | 1));
+    expect::that("KVM_SET_MSRS", machine.vcpus[0].set_msr(PV_EOI, 0));
+    expect::eq("guest", machine.cpu(0).rdmsr(PV_EOI), Ok(0));
+}
+
+fn eoi_bad_values() {
+    let machine = Machine::new(1);
+    let no_memory = [layout::MMIO | 1, 1 << 60 | 1, layout::MEMORY as u64 | 1];
+    expect_refused(&machine, PV_EOI, &no_memory);
+    expect_refused(&machine, PV_EOI, &[SHARED | 2, SHARED | 3]);
+    expect::eq("MSR", machine.cpu(0).rdmsr(PV_EOI), Ok(0));
+    // What is not enabled is not looked at.
+    write(&machine, PV_EOI, layout::MMIO);
+}
+
+/// `struct kvm_steal_time`: steal, version, flags, preempted.
+fn steal_area(machine: &Machine) -> (u64, u32, u32, u8) {
+    let at = SHARED as usize;
+    let memory = &machine.memory;
+    let numbers: [u32; 2] = memory.read(at + 8);
+    (
+        memory.read(at),
+        numbers[0],
+        numbers[1],
+        memory.read(at + 16),
+    )
+}
+
+fn steal() {
+    let machine = Machine::new(1);
+    write(&machine, STEAL_TIME, SHARED | 1);
+    machine.cpu(0).nop();
+    let (_, version, flags, preempted) = steal_area(&machine);
+    expect::that(
+        &format!("an even version above 0 ({version})"),
+        version != 0 && version % 2 == 0,
+    );
+    expect::eq("flags and preempted", (flags, preempted), (0, 0));
+    let mut last = 0;
+    for _ in 0..10 {
+        machine.cpu(0).spin(1000);
+        let (steal, version, ..) = steal_area(&machine);
+        expect::that("steal time does not go back", steal >= last);
+        expect::eq("version is even", version % 2, 0);
+        last = steal;
+    }
+    expect::eq("MSR", machine.cpu(0).rdmsr(STEAL_TIME), Ok(SHARED | 1));
+    write(&machine, STEAL_TIME, 0);
+    machine.poke(SHARED + 8, 0);
+    machine.cpu(0).nop();
+    expect::eq("version after it was turned off", steal_area(&machine).1, 0);
+}
+
+/// While another thread of the host uses the CPU, the guest's is stolen.
+fn steal_counts() {
+    let machine = Machine::new(1);
+    write(&machine, STEAL_TIME, SHARED | 1);
+    machine.cpu(0).nop();
+    let before = steal_area(&machine).0;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let ordering = std::sync::atomic::Ordering::SeqCst;
+    sys::this_thread().move_to(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sys::this_thread().move_to(0);
+            while !stop.load(ordering) {
+                std::hint::spin_loop();
+            }
+        });
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < Duration::from_millis(150) {
+            machine.cpu(0).spin(100_000);
+        }
+        stop.store(true, ordering);
+    });
+    machine.cpu(0).nop();
+    let stolen = steal_area(&machine).0 - before;
+    expect::that(
+        &format!("10 ms stolen, or more ({stolen} ns)"),
+        stolen > 10_000_000,
+    );
+}
+
+fn steal_bad_values() {
+    let machine = Machine::new(1);
+    let reserved: Vec<_> = (1..6).map(|bit| SHARED | 1 << bit | 1).collect();
+    expect_refused(&machine, STEAL_TIME, &reserved);
+    // Addresses are looked at when there is something to write.
+    for address in [layout::MMIO, layout::MEMORY as u64, 1 << 60, !0x3f] {
+        write(&machine, STEAL_TIME, address | 1);
+        machine.cpu(0).nop();
+    }
+    write(&machine, STEAL_TIME, SHARED | 1);
+    machine.cpu(0).nop();
+    expect::ne("version", steal_area(&machine).1, 0);
+}
+
+/// Bits of ASYNC_PF_EN.
+const APF_ENABLED: u64 = 1;
+const APF_ALWAYS: u64 = 1 << 1;
+const APF_INTERRUPT: u64 = 1 << 3;
+
+fn async_page_faults_msrs() {
+    let machine = Machine::new(1);
+    let value = SHARED | APF_ENABLED | APF_ALWAYS | APF_INTERRUPT;
+    write(&machine, ASYNC_PF_INT, VECTOR.into());
+    write(&machine, ASYNC_PF_EN, value);
+    for (index, want) in [
+        (ASYNC_PF_INT, VECTOR.into()),
+        (ASYNC_PF_EN, value),
+        (ASYNC_PF_ACK, 0),
+    ] {
+        expect::eq("guest", machine.cpu(0).rdmsr(index), Ok(want));
+        expect::eq("VMM", machine.vcpus[0].msr(index), Some(want));
+    }
+    write(&machine, ASYNC_PF_ACK, 1);
+    write(&machine, ASYNC_PF_ACK, 0);
+    write(&machine, ASYNC_PF_EN, 0);
+    expect::eq("off", machine.cpu(0).rdmsr(ASYNC_PF_EN), Ok(0));
+}
+
+fn async_page_faults_bad_values() {
+    let machine = Machine::new(1);
+    let on = APF_ENABLED | APF_INTERRUPT;
+    expect_refused(
+        &machine,
+        ASYNC_PF_EN,
+        &[
+            SHARED | 1 << 4,
+            SHARED | 1 << 5 | on,
+            layout::MMIO | on,
+            layout::MEMORY as u64 | on,
+            1 << 60 | on,
+        ],
+    );
+    expect_refused(&machine, ASYNC_PF_INT, &[0x100, 1 << 32, u64::MAX]);
+    expect::eq("MSR", machine.cpu(0).rdmsr(ASYNC_PF_EN), Ok(0));
+}
+
+/// Nothing can be turned on where there is no LAPIC to interrupt by.
+fn async_page_faults_without_irqchip() {
+    let machine = Machine::in_vm(Vm::new(), 1);
+    let value = SHARED | APF_ENABLED | APF_INTERRUPT;
+    expect_refused(&machine, ASYNC_PF_EN, &[value, SHARED]);
+    write(&machine, ASYNC_PF_EN, 0);
+}
+
+/// Pages of a file that have to be read from the disk, each beginning with its number plus 100.
+#[track_caller]
+fn on_disk(machine: &Machine, pages: usize) -> Mapping {
+    const FILE: &str = "/var/systest-apf";
+    let mut content = vec![0u8; pages * PAGE];
+    for (page, bytes) in content.chunks_mut(PAGE).enumerate() {
+        bytes[..8].copy_from_slice(&(page as u64 + 100).to_le_bytes());
+    }
+    std::fs::write(FILE, content).expect("a file on the disk");
+    let file = expect::ok("open", sys::open(FILE, libc::O_RDWR));
+    sys::sync_file(&file);
+    std::fs::write("/proc/sys/vm/drop_caches", "1").expect("the kernel's caches dropped");
+    let memory = Mapping::of_file(file.as_raw_fd(), pages * PAGE, 0);
+    let memory = expect::ok("mmap", memory);
+    std::fs::remove_file(FILE).expect("the file removed");
+    machine.vm.add_memory(1, layout::EXTRA, &memory);
+    memory
+}
+
+/// A guest that touches a page that is on the host's disk is told so by a #PF whose CR2 is a token, may go
+/// on meanwhile, and is told by an interrupt when the page is there.
+fn async_page_fault() {
+    const PAGES: usize = 64;
+    let machine = Machine::new(1);
+    machine.handle(VECTOR, Eoi::Xapic);
+    let cpu = machine.cpu(0);
+    cpu.enable_apic();
+    write(&machine, ASYNC_PF_INT, VECTOR.into());
+    write(
+        &machine,
+        ASYNC_PF_EN,
+        SHARED | APF_ENABLED | APF_ALWAYS | APF_INTERRUPT,
+    );
+    // At first all that may have been missed before is told of, by a token of its own.
+    cpu.nop();
+    machine.expect_count(VECTOR, 1);
+    let area: [u32; 2] = machine.memory.read(SHARED as usize);
+    expect::eq("reason, and token for all pages", area, [0, u32::MAX]);
+    machine.memory.write(SHARED as usize + 4, 0u32);
+    write(&machine, ASYNC_PF_ACK, 1);
+    let _memory = on_disk(&machine, PAGES);
+    let read = code64!("mov rax, [rbx]", "out 0xe9, al");
+    let mut told = 0;
+    // Every eighth: a page that is read in brings its neighbours.
+    for page in (0..PAGES).step_by(8) {
+        let at = layout::EXTRA + (page * PAGE) as u64;
+        let before = machine.count(VECTOR);
+        let got = cpu.operate(read, |r| r.rbx = at);
+        let value = match got {
+            Ok(regs) => regs.rax,
+            Err(Fault(14)) => {
+                told += 1;
+                let [flags, _]: [u32; 2] = machine.memory.read(SHARED as usize);
+                expect::eq("reason: page not present", flags, 1);
+                expect::eq("error code", machine.peek(layout::TRAP + 8), 0);
+                let token = machine.peek(layout::TRAP + 56) as u32;
+                machine.memory.write(SHARED as usize, 0u32);
+                for _ in 0..500 {
+                    cpu.nop();
+                    if machine.count(VECTOR) > before {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                expect::eq(
+                    "the interrupt that tells of the page",
+                    machine.count(VECTOR),
+                    before + 1,
+                );
+                let [_, ready]: [u32; 2] = machine.memory.read(SHARED as usize);
+                expect::eq("token of the page that is there", ready, token);
+                machine.memory.write(SHARED as usize + 4, 0u32);
+                write(&machine, ASYNC_PF_ACK, 1);
+                let got = cpu.operate(read, |r| r.rbx = at);
+                got.map(|r| r.rax).unwrap_or(0)
+            }
+            Err(other) => panic!("load: expected success or #PF, got {other:?}"),
+        };
+        expect::eq("content", value, page as u64 + 100);
+    }
+    expect::that("told of a page at least once", told > 0);
+}
+
+/// A guest that did not ask for it just gets its pages.
+fn async_page_fault_in_halt() {
+    const PAGES: usize = 64;
+    let machine = Machine::new(1);
+    machine.cpu(0).enable_apic();
+    let _memory = on_disk(&machine, PAGES);
+    let read = code64!("mov rax, [rbx]", "out 0xe9, al");
+    for page in 0..PAGES {
+        let at = layout::EXTRA + (page * PAGE) as u64;
+        let got = machine.cpu(0).operate(read, |r| r.rbx = at);
+        expect::eq("content", got.map(|r| r.rax), Ok(page as u64 + 100));
+    }
+}
+
+fn poll_control() {
+    let machine = Machine::new(1);
+    expect::eq("at first", machine.cpu(0).rdmsr(POLL_CONTROL), Ok(1));
+    write(&machine, POLL_CONTROL, 0);
+    expect::eq("off", machine.cpu(0).rdmsr(POLL_CONTROL), Ok(0));
+    expect_refused(&machine, POLL_CONTROL, &[2, 3, 1 << 32]);
+}
+
+fn unknown_msrs() {
+    let machine = Machine::new(1);
+    for index in [0x4b56_4d08, 0x4b56_4d7f, 0x4b56_4dff] {
+        expect::eq("read", machine.cpu(0).rdmsr(index), Err(GP));
+        expect::eq("write", machine.cpu(0).wrmsr(index, 0), Err(GP));
+    }
+}
+
+fn hypercall_unknown() {
+    let machine = Machine::new(1);
+    for number in [0, 2, 3, 4, 6, 7, 8, 12, 13, 99, u64::MAX] {
+        let got = machine.cpu(0).hypercall(number, [0; 4]);
+        expect::eq(&format!("hypercall {number}"), got, MINUS_ENOSYS);
+    }
+    let got = machine.cpu(0).hypercall(VAPIC_POLL_IRQ, [0; 4]);
+    expect::eq("KVM_HC_VAPIC_POLL_IRQ", got, 0);
+}
+
+fn hypercall_from_user() {
+    let machine = Machine::new(1);
+    let mut sregs = machine.vcpus[0].sregs();
+    sregs.cs.dpl = 3;
+    sregs.cs.selector = crate::guest::selector::USER_CODE64;
+    sregs.ss.dpl = 3;
+    sregs.ss.selector = crate::guest::selector::USER_DATA;
+    machine.vcpus[0].set_sregs(&sregs);
+    // With IOPL 3 the port can be written to.
+    machine
+        .cpu(0)
+        .start(code64!("vmcall", "out 0xe9, al"), |r| {
+            (r.rax, r.rflags) = (KICK_CPU, r.rflags | 3 << 12);
+        });
+    let regs = machine.cpu(0).finish();
+    expect::eq("from ring 3", regs.map(|r| r.rax as i64), Ok(MINUS_EPERM));
+}
+
+/// Ends another vCPU's HLT, also where its IF is clear.
+fn kick() {
+    let machine = Machine::new(2);
+    machine.cpu(0).enable_apic();
+    machine.cpu(1).enable_apic();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let halted = scope.spawn(|| {
+                let code = code64!("hlt", "out 0xe9, al");
+                machine.cpu(1).masked().operate(code, |_| {}).is_ok()
+            });
+            std::thread::sleep(Duration::from_millis(10));
+            let got = machine.cpu(0).hypercall(KICK_CPU, [0, 1, 0, 0]);
+            expect::eq("KVM_HC_KICK_CPU", got, 0);
+            let done = halted.join().expect("the vCPU's thread");
+            expect::that("HLT ends", done);
+        });
+    }
+    for absent in [2, 99, u64::MAX] {
+        let got = machine.cpu(0).hypercall(KICK_CPU, [0, absent, 0, 0]);
+        expect::eq("KVM_HC_KICK_CPU of nobody", got, 0);
+    }
+}
+
+#[track_caller]
+fn machine_for_ipis() -> Machine {
+    let machine = Machine::new(4);
+    machine.handle(VECTOR, Eoi::Xapic);
+    machine.handle(2, Eoi::None);
+    for id in 0..4 {
+        machine.cpu(id).enable_apic();
+    }
+    machine
+}
+
+/// Lets each vCPU run for a moment; those that took something.
+#[track_caller]
+fn takers(machine: &Machine) -> Vec<usize> {
+    (0..machine.vcpus.len())
+        .filter(|&id| {
+            machine.cpu(id).nop();
+            !machine.order().is_empty()
+        })
+        .collect()
+}
+
+fn send_ipi() {
+    let machine = machine_for_ipis();
+    for mask in 0..16u64 {
+        let got = machine
+            .cpu(0)
+            .hypercall(SEND_IPI, [mask, 0, 0, VECTOR.into()]);
+        expect::eq("how many", got, i64::from(mask.count_ones()));
+        let want: Vec<_> = (0..4).filter(|id| mask >> id & 1 != 0).collect();
+        expect::eq(&format!("takers of {mask:#b}"), takers(&machine), want);
+    }
+    let got = machine
+        .cpu(0)
+        .hypercall(SEND_IPI, [0b11, 0, 2, VECTOR.into()]);
+    expect::eq("from 2 on", (got, takers(&machine)), (2, vec![2, 3]));
+    let got = machine
+        .cpu(0)
+        .hypercall(SEND_IPI, [u64::MAX, u64::MAX, 0, VECTOR.into()]);
+    expect::eq(
+        "to all there could be",
+        (got, takers(&machine).len()),
+        (4, 4),
+    );
+    let got = machine
+        .cpu(0)
+        .hypercall(SEND_IPI, [0, u64::MAX, 0, VECTOR.into()]);
+    expect::eq("to 64 and up", (got, takers(&machine).len()), (0, 0));
+    let got = machine
+        .cpu(0)
+        .hypercall(SEND_IPI, [1, 1, u64::from(u32::MAX), VECTOR.into()]);
+    expect::eq("from 2^32-1 on", (got, takers(&machine).len()), (0, 0));
+}
+
+fn send_ipi_nmi() {
+    let machine = machine_for_ipis();
+    let got = machine.cpu(0).hypercall(SEND_IPI, [0b1010, 0, 0, 4 << 8]);
+    expect::eq("NMI", (got, takers(&machine)), (2, vec![1, 3]));
+    machine.expect_count(2, 2);
+}
+
+/// An ICR with a shorthand or a logical destination contradicts the bitmap.
+fn send_ipi_errors() {
+    let machine = machine_for_ipis();
+    for icr in [1 << 18, 2 << 18, 3 << 18, 1 << 11] {
+        let icr = icr | u64::from(VECTOR);
+        let got = machine.cpu(0).hypercall(SEND_IPI, [0b1111, 0, 0, icr]);
+        expect::eq(&format!("ICR {icr:#x}"), got, MINUS_EINVAL);
+    }
+    expect::eq("takers", takers(&machine), vec![]);
+}
+
+fn yield_to() {
+    let machine = Machine::new(2);
+    for id in [0, 1, 2, 77, 1 << 32, u64::MAX] {
+        let got = machine.cpu(0).hypercall(SCHED_YIELD, [id, 0, 0, 0]);
+        expect::eq(&format!("KVM_HC_SCHED_YIELD to {id}"), got, 0);
+    }
+}
+
+/// Time of day and TSC at one moment, where the host's clock is the TSC.
+fn clock_pairing() {
+    let machine = Machine::new(1);
+    let got = machine.cpu(0).hypercall(CLOCK_PAIRING, [SHARED, 0, 0, 0]);
+    let source =
+        std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    if source.is_ok_and(|source| source.trim() != "tsc") {
+        expect::eq("without a TSC clock", got, MINUS_EOPNOTSUPP);
+        return;
+    }
+    expect::eq("KVM_HC_CLOCK_PAIRING", got, 0);
+    let seconds = machine.peek(SHARED);
+    let real = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let real = real.expect("a time after 1970").as_secs();
+    expect::that(
+        &format!("the time of day ({seconds}, {real})"),
+        seconds.abs_diff(real) <= 1,
+    );
+    expect::that("nanoseconds", machine.peek(SHARED + 8) < 1_000_000_000);
+    let tsc = machine.cpu(0).rdmsr(0x10).unwrap_or(0);
+    let then = machine.peek(SHARED + 16);
+    expect::that(&format!("the TSC ({then}, {tsc})"), then < tsc && then > 0);
+}
+
+fn clock_pairing_errors() {
+    let machine = Machine::new(1);
+    for kind in [1, 2, u64::MAX] {
+        let got = machine
+            .cpu(0)
+            .hypercall(CLOCK_PAIRING, [SHARED, kind, 0, 0]);
+        expect::eq(&format!("kind {kind}"), got, MINUS_EOPNOTSUPP);
+    }
+    if machine.cpu(0).hypercall(CLOCK_PAIRING, [SHARED, 0, 0, 0]) == 0 {
+        for address in [layout::MMIO, 1 << 60, u64::MAX] {
+            let got = machine.cpu(0).hypercall(CLOCK_PAIRING, [address, 0, 0, 0]);
+            expect::eq(&format!("address {address:#x}"), got, MINUS_EFAULT);
+        }
+    }
+}
+
+/// Takes all features of leaf 40000001H but `keep` out of a vCPU's CPUID.
+#[track_caller]
+fn hide_features(machine: &Machine, keep: u32) {
+    let mut cpuid = Kvm::open().supported_cpuid();
+    cpuid.find(0x4000_0001, 0).expect("leaf 40000001H").eax &= keep;
+    let done = machine.vcpus[0].set(SET_CPUID2, &cpuid);
+    expect::ok("KVM_SET_CPUID2", done);
+}
+
+fn enforce(machine: &Machine, argument: u64) -> Result<i32, sys::Errno> {
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+        args: [argument, 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    machine.vcpus[0].set(ENABLE_CAP, &cap)
+}
+
+/// The MSRs of the tests with the feature that they belong to.
+const MSRS: [(u32, u32); 9] = [
+    (0x11, 0),
+    (0x12, 0),
+    (0x4b56_4d00, 3),
+    (SYSTEM_TIME, 3),
+    (ASYNC_PF_EN, 4),
+    (STEAL_TIME, 5),
+    (PV_EOI, 6),
+    (POLL_CONTROL, 12),
+    (ASYNC_PF_INT, 14),
+];
+
+#[track_caller]
+fn prepared(keep: u32, argument: u64) -> Machine {
+    let vm = Vm::with_irqchip();
+    let machine = Machine::in_vm(vm, 0);
+    let vcpu = machine.vm.create_vcpu(0);
+    machine.prepare(&vcpu, 0);
+    let machine = machine.with_vcpus(vec![vcpu]);
+    expect::ok(
+        "KVM_CAP_ENFORCE_PV_FEATURE_CPUID",
+        enforce(&machine, argument),
+    );
+    hide_features(&machine, keep);
+    machine
+}
+
+fn features_enforced() {
+    for keep in [0, 1 << 3, 1 << 5 | 1 << 0, 1 << 6 | 1 << 12] {
+        let machine = prepared(keep, 1);
+        for (index, feature) in MSRS {
+            let there = keep >> feature & 1 != 0;
+            let what = format!("MSR {index:#x} with features {keep:#x}");
+            expect::eq(&what, machine.cpu(0).rdmsr(index).is_ok(), there);
+            expect::eq(&what, machine.cpu(0).wrmsr(index, 0).is_ok(), there);
+        }
+    }
+}
+
+fn features_enforced_hypercalls() {
+    let machine = prepared(0, 1);
+    for number in [KICK_CPU, SEND_IPI, SCHED_YIELD] {
+        let got = machine.cpu(0).hypercall(number, [0; 4]);
+        expect::eq(&format!("hypercall {number}"), got, MINUS_ENOSYS);
+    }
+    let machine = prepared(1 << 13, 1);
+    let got = machine.cpu(0).hypercall(SCHED_YIELD, [0; 4]);
+    expect::eq("one that is offered", got, 0);
+}
+
+/// Without it a guest may use what its CPUID does not tell of.
+fn features_not_enforced() {
+    let machine = prepared(0, 0);
+    for (index, _) in MSRS {
+        let what = format!("MSR {index:#x}");
+        expect::that(&what, machine.cpu(0).rdmsr(index).is_ok());
+    }
+    let got = machine.cpu(0).hypercall(SCHED_YIELD, [0; 4]);
+    expect::eq("KVM_HC_SCHED_YIELD", got, 0);
+}
+
+fn enforce_errors() {
+    let machine = Machine::new(1);
+    let vcpu = &machine.vcpus[0];
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+        flags: 1,
+        ..kvm_enable_cap::default()
+    };
+    expect::errno("flags", vcpu.set(ENABLE_CAP, &cap), EINVAL);
+    let cap = kvm_enable_cap {
+        cap: 9999,
+        ..kvm_enable_cap::default()
+    };
+    expect::errno("no such capability", vcpu.set(ENABLE_CAP, &cap), EINVAL);
+    expect::errno("no memory", vcpu.fault(ENABLE_CAP.number), EFAULT);
+}
+
+/// All that a VMM saves of a guest that uses these, into another VM.
+fn restored_by_msrs() {
+    let values = [
+        (SYSTEM_TIME, SHARED | 1),
+        (STEAL_TIME, (SHARED + 0x40) | 1),
+        (PV_EOI, (SHARED + 0x80) | 1),
+        (ASYNC_PF_INT, VECTOR.into()),
+        (ASYNC_PF_EN, (SHARED + 0xc0) | APF_ENABLED | APF_INTERRUPT),
+        (POLL_CONTROL, 0),
+    ];
+    let machine = Machine::new(1);
+    let list = Msrs::new(&values);
+    let got = machine.vcpus[0].set(SET_MSRS, &list);
+    expect::eq("KVM_SET_MSRS", got, Ok(values.len() as i32));
+    machine.cpu(0).nop();
+    for (index, value) in values {
+        expect::eq(
+            &format!("MSR {index:#x}"),
+            machine.cpu(0).rdmsr(index),
+            Ok(value),
+        );
+    }
+    expect::ne("version of the clock", machine.peek(SHARED) as u32, 0);
+    expect::ne(
+        "version of steal time",
+        machine.peek(SHARED + 0x48) as u32,
+        0,
+    );
+}
