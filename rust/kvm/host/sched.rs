@@ -22,3 +22,15 @@ pub(crate) fn is_preempted() -> bool {
     // SAFETY: Reads the current task.
     unsafe { bindings::shim_is_runnable() }
 }
+
+/// The number of the current thread.
+#[inline]
+pub(crate) fn current_thread() -> i32 {
+    kernel::current!().pid()
+}
+
+/// Lets thread `thread` of this process have the current one's turn, if it waits for one.
+pub(crate) fn yield_to(thread: i32) {
+    // SAFETY: Called from a task that may sleep, in its own name.
+    unsafe { bindings::shim_yield_to(thread) };
+}

@@ -12,12 +12,14 @@
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
+#include <linux/pid_namespace.h>
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
+#include <linux/sched/task.h>
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
@@ -289,6 +291,24 @@ u64 shim_run_delay(void)
 bool shim_is_runnable(void)
 {
 	return task_is_runnable(current);
+}
+
+void shim_yield_to(pid_t thread)
+{
+	struct task_struct *task;
+
+	rcu_read_lock();
+	task = pid_task(find_pid_ns(thread, &init_pid_ns), PIDTYPE_PID);
+	/* The number may be another's by now. */
+	if (task && same_thread_group(task, current))
+		get_task_struct(task);
+	else
+		task = NULL;
+	rcu_read_unlock();
+	if (!task)
+		return;
+	yield_to(task, true);
+	put_task_struct(task);
 }
 
 void shim_load_guest_fpu_if_needed(void)

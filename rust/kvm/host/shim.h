@@ -89,6 +89,7 @@ int shim_handle_guest_work(void);
 bool shim_counts_run_delay(void);
 u64 shim_run_delay(void);
 bool shim_is_runnable(void);
+void shim_yield_to(pid_t thread);
 
 /* FPU and debug registers. */
 void shim_load_guest_fpu_if_needed(void);

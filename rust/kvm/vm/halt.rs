@@ -68,7 +68,10 @@ impl<B: Backend> Loaded<'_, B> {
         if self.apic().is_none() {
             return self.leave(&UserExit::Hlt);
         }
-        self.state.mp_state = MpState::Halted;
+        // Kicked before it halted.
+        if !core::mem::take(&mut self.state.pv.unhalted) {
+            self.state.mp_state = MpState::Halted;
+        }
         Next::Guest
     }
 
@@ -171,6 +174,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn set_mp_state(&mut self, number: u32) -> Result {
         /// KVM_MP_STATE_SIPI_RECEIVED: it is on its way.
         const SIPI_RECEIVED: u32 = 4;
+        self.state.pv.unhalted = false;
         let state = match number {
             SIPI_RECEIVED => MpState::InitReceived,
             _ => MpState::from_abi(number).ok_or(EINVAL)?,
@@ -205,8 +209,12 @@ impl<B: Backend> Loaded<'_, B> {
         if requests.contains(Requests::INIT) {
             self.receive_init();
         }
-        if requests.contains(Requests::UNHALT) && self.state.mp_state == MpState::Halted {
-            self.state.mp_state = MpState::Runnable;
+        if requests.contains(Requests::UNHALT) {
+            if self.state.mp_state == MpState::Halted {
+                self.state.mp_state = MpState::Runnable;
+            } else {
+                self.state.pv.unhalted = true;
+            }
         }
         if requests.contains(Requests::SIPI) && self.state.mp_state == MpState::InitReceived {
             self.start_up();

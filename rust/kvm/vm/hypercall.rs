@@ -4,37 +4,134 @@
 
 use super::{
     backend::Backend,
+    pv::Feature,
     vcpu::{
         Loaded,
-        RAX, //
+        RAX,
+        RBX,
+        RCX,
+        RDX,
+        RSI, //
     },
 };
 
-/// KVM_HC_VAPIC_POLL_IRQ: does nothing but exit, so that pending interrupts are seen.
-const VAPIC_POLL_IRQ: u64 = 1;
-/// KVM_ENOSYS, negated: no such hypercall.
-const ENOSYS: u64 = -1000i64 as u64;
-/// KVM_EPERM, negated: hypercalls are for ring 0.
-const EPERM: u64 = -1i64 as u64;
+/// Does nothing but exit, so that pending interrupts are seen.
+const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
+/// Ends the HLT of a vCPU.
+const KVM_HC_KICK_CPU: u64 = 5;
+/// The counter and the host's time of day at one moment.
+const KVM_HC_CLOCK_PAIRING: u64 = 9;
+/// An interrupt for up to 128 vCPUs.
+const KVM_HC_SEND_IPI: u64 = 10;
+/// Another vCPU may have this one's turn.
+const KVM_HC_SCHED_YIELD: u64 = 11;
+
+/// Results that say what went wrong, negated (`include/uapi/linux/kvm_para.h`).
+pub(super) mod error {
+    /// KVM_EPERM: hypercalls are for ring 0.
+    pub(crate) const EPERM: u64 = -1i64 as u64;
+    /// KVM_EFAULT.
+    pub(crate) const EFAULT: u64 = -14i64 as u64;
+    /// KVM_EINVAL.
+    pub(crate) const EINVAL: u64 = -22i64 as u64;
+    /// KVM_EOPNOTSUPP.
+    pub(crate) const EOPNOTSUPP: u64 = -95i64 as u64;
+    /// KVM_ENOSYS: no such hypercall.
+    pub(crate) const ENOSYS: u64 = -1000i64 as u64;
+}
+
+/// What a hypercall needs of whoever serves it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Needs {
+    /// Nothing.
+    Nothing,
+    /// To take spinlocks and wake threads.
+    Locks,
+    /// To sleep.
+    Sleep,
+}
 
 impl<B: Backend> Loaded<'_, B> {
-    /// The number is in RAX, and the result goes there.
+    /// VMCALL that needs nothing but the vCPU. Returns whether it was one.
+    pub(crate) fn hypercall_fast(&mut self) -> bool {
+        self.hypercall_within(Needs::Nothing)
+    }
+
+    /// VMCALL where spinlocks may be taken, but not slept. Returns whether it was served.
+    pub(crate) fn hypercall_locked(&mut self) -> bool {
+        self.hypercall_within(Needs::Locks)
+    }
+
+    /// VMCALL.
     pub(crate) fn emulate_hypercall(&mut self) {
-        let long = self.is_64_bit_mode();
-        let number = if long {
-            self.state.regs[RAX]
-        } else {
-            self.state.regs[RAX] & 0xffff_ffff
+        self.hypercall_within(Needs::Sleep);
+    }
+
+    fn hypercall_within(&mut self, limit: Needs) -> bool {
+        let number = self.argument(RAX);
+        let is_privileged = B::cpl(self) == 0;
+        let needs = match self.hypercall_needs(number) {
+            Some(needs) if is_privileged => needs,
+            _ => Needs::Nothing,
         };
-        let result = if B::cpl(self) != 0 {
-            EPERM
+        if needs > limit {
+            return false;
+        }
+        let result = if is_privileged {
+            self.hypercall(number)
         } else {
-            match number {
-                VAPIC_POLL_IRQ => 0,
-                _ => ENOSYS,
-            }
+            error::EPERM
         };
-        self.state.regs[RAX] = if long { result } else { result & 0xffff_ffff };
+        self.state.regs[RAX] = if self.is_64_bit_mode() {
+            result
+        } else {
+            result & 0xffff_ffff
+        };
         B::skip_instruction(self);
+        true
+    }
+
+    /// What a hypercall needs; `None` where there is no such hypercall.
+    fn hypercall_needs(&self, number: u64) -> Option<Needs> {
+        let (needs, feature) = match number {
+            KVM_HC_VAPIC_POLL_IRQ => return Some(Needs::Nothing),
+            KVM_HC_CLOCK_PAIRING => return Some(Needs::Sleep),
+            // The kicked one may get this one's turn, too.
+            KVM_HC_KICK_CPU => (Needs::Sleep, Feature::PvUnhalt),
+            KVM_HC_SCHED_YIELD => (Needs::Sleep, Feature::PvSchedYield),
+            KVM_HC_SEND_IPI => (Needs::Locks, Feature::PvSendIpi),
+            _ => return None,
+        };
+        self.has_feature(feature).then_some(needs)
+    }
+
+    fn hypercall(&mut self, number: u64) -> u64 {
+        if self.hypercall_needs(number).is_none() {
+            return error::ENOSYS;
+        }
+        let [a0, a1, a2, a3] = [RBX, RCX, RDX, RSI].map(|register| self.argument(register));
+        match number {
+            KVM_HC_KICK_CPU => {
+                self.kick_apic(a1 as u32);
+                0
+            }
+            KVM_HC_CLOCK_PAIRING => self.pair_clocks(a0, a1),
+            KVM_HC_SEND_IPI => self.send_ipis([a0, a1], a2 as u32, a3 as u32),
+            KVM_HC_SCHED_YIELD => {
+                self.yield_to_apic(a0 as u32);
+                0
+            }
+            _ => 0,
+        }
+    }
+
+    /// A register as far as the mode lets a guest fill it.
+    fn argument(&self, register: usize) -> u64 {
+        let value = self.state.regs[register & 15];
+        if self.is_64_bit_mode() {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 }

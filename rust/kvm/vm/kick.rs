@@ -5,6 +5,7 @@
 use core::sync::atomic::{
     fence,
     AtomicBool,
+    AtomicI32,
     AtomicU32,
     Ordering, //
 };
@@ -56,6 +57,10 @@ pub(crate) struct Runner {
     cpu: AtomicU32,
     /// The CPU that the thread last ran on, u32::MAX for none.
     last_cpu: AtomicU32,
+    /// The thread that runs the vCPU, or did.
+    thread: AtomicI32,
+    /// That thread would run, and has no CPU.
+    waits_for_cpu: AtomicBool,
     requests: AtomicU32,
     waiter: Waiter,
 }
@@ -67,6 +72,8 @@ impl Runner {
             in_guest: AtomicBool::new(false),
             cpu: AtomicU32::new(0),
             last_cpu: AtomicU32::new(u32::MAX),
+            thread: AtomicI32::new(0),
+            waits_for_cpu: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             waiter: Waiter::new(),
         }
@@ -84,6 +91,28 @@ impl Runner {
     #[inline]
     pub(crate) fn came_to(&self, cpu: u32) -> bool {
         self.last_cpu.swap(cpu, Ordering::Relaxed) != cpu
+    }
+
+    /// Notes which thread runs the vCPU.
+    #[inline]
+    pub(crate) fn set_thread(&self, thread: i32) {
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// The thread that runs the vCPU, or did.
+    pub(crate) fn thread(&self) -> i32 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether that thread would run and has no CPU.
+    #[inline]
+    pub(crate) fn set_waits_for_cpu(&self, waits: bool) {
+        self.waits_for_cpu.store(waits, Ordering::Relaxed);
+    }
+
+    /// Whether the vCPU would run, if its thread had a CPU.
+    pub(crate) fn waits_for_cpu(&self) -> bool {
+        self.waits_for_cpu.load(Ordering::Relaxed)
     }
 
     /// The vCPU is out.

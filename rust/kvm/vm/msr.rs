@@ -81,6 +81,7 @@ pub(crate) const SAVED_MSRS: &[u32] = &[
     pv::MSR_KVM_WALL_CLOCK_NEW,
     pv::MSR_KVM_SYSTEM_TIME_NEW,
     pv::MSR_KVM_STEAL_TIME,
+    pv::MSR_KVM_PV_EOI_EN,
     pv::MSR_KVM_POLL_CONTROL,
 ];
 

@@ -30,6 +30,7 @@ use crate::host::{
         self,
         GuestMode, //
     },
+    sched,
     shared::UserExit,
     signal::MaskGuard,
     xcr0, //
@@ -62,6 +63,7 @@ impl<B: Backend> Loaded<'_, B> {
         let _mask = self.state.sigmask.map(MaskGuard::set);
         self.vcpu.run.clear_flags();
         self.vcpu.came_to(cpu::current());
+        self.vcpu.runner.set_thread(sched::current_thread());
         self.state.fpu.load();
         let result = self.run_with_fpu();
         self.state.fpu.unload();
@@ -165,7 +167,9 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// One round of the outer loop.
     fn round(&mut self) -> Result<Next> {
+        self.offer_pv_eoi();
         let exit = self.enter_guest();
+        self.withdraw_pv_eoi();
         if self.state.events.triple_fault {
             self.state.events.triple_fault = false;
             return Ok(self.leave(&UserExit::Shutdown));
@@ -214,11 +218,17 @@ impl<B: Backend> Loaded<'_, B> {
             if wants_window || self.state.events.any() || self.has_interrupt() {
                 self.inject_events(wants_window, &guest_mode);
             }
+            if self.must_withdraw_pv_eoi() {
+                break Exit::Handled;
+            }
             let exit = B::enter(self, &guest_mode);
             if !self.handle_fast(exit) && !self.handle_locked(exit, &guest_mode) {
                 break exit;
             }
-            if guest_mode::work_pending() || self.vcpu.runner.has_requests() {
+            if guest_mode::work_pending()
+                || self.vcpu.runner.has_requests()
+                || self.must_withdraw_pv_eoi()
+            {
                 break Exit::Handled;
             }
         };
@@ -248,10 +258,7 @@ impl<B: Backend> Loaded<'_, B> {
             Exit::MsrRead => self.read_msr_fast(),
             Exit::MsrWrite => self.write_msr_fast(),
             Exit::Hlt => self.halt_fast(),
-            Exit::Hypercall => {
-                self.emulate_hypercall();
-                true
-            }
+            Exit::Hypercall => self.hypercall_fast(),
             _ => false,
         }
     }
@@ -267,6 +274,7 @@ impl<B: Backend> Loaded<'_, B> {
         match exit {
             Exit::Io(io) if io.string.is_none() => guest_mode.pause(|| self.device_io(&io)),
             Exit::MsrWrite => guest_mode.pause(|| self.write_msr_locked()),
+            Exit::Hypercall => guest_mode.pause(|| self.hypercall_locked()),
             _ => false,
         }
     }
@@ -275,7 +283,11 @@ impl<B: Backend> Loaded<'_, B> {
     fn handle(&mut self, exit: Exit) -> Result<Next> {
         match exit {
             // The inner loop served these, or the kernel did.
-            Exit::Handled | Exit::Cpuid | Exit::Hypercall => Ok(Next::Guest),
+            Exit::Handled | Exit::Cpuid => Ok(Next::Guest),
+            Exit::Hypercall => {
+                self.emulate_hypercall();
+                Ok(Next::Guest)
+            }
             Exit::MsrRead => self.emulate_rdmsr(),
             Exit::MsrWrite => self.emulate_wrmsr(),
             Exit::Hlt => Ok(self.handle_hlt()),

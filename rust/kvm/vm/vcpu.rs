@@ -64,6 +64,7 @@ use crate::host::{
         Notifier,
         Resident, //
     },
+    sched,
     shared::{
         RunPage,
         SharedPage, //
@@ -249,11 +250,15 @@ impl<B: Backend> Vcpu<B> {
 impl<B: Backend> Resident for Vcpu<B> {
     fn sched_in(&self, cpu: u32) {
         self.resident.sched_in(cpu);
+        self.runner.set_waits_for_cpu(false);
         self.came_to(cpu);
     }
 
     fn sched_out(&self) {
-        self.steal_time.sched_out(&self.memory);
+        if sched::is_preempted() {
+            self.runner.set_waits_for_cpu(true);
+            self.steal_time.mark_preempted(&self.memory);
+        }
         self.resident.sched_out();
     }
 }

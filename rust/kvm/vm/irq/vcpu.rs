@@ -202,6 +202,16 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// The guest has ended an interrupt, and said so in its memory.
+    pub(crate) fn end_skipped_interrupt(&mut self) {
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return;
+        };
+        if let Some(eoi) = apic.lapic.eoi() {
+            self.end_of_interrupt(apic, eoi);
+        }
+    }
+
     fn end_of_interrupt(&mut self, apic: &LocalApic, eoi: Eoi) {
         let Some(irqchip) = self.vm.irqchip() else {
             return;

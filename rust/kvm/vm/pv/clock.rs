@@ -15,6 +15,7 @@ use arch::{
     addr::Gpa,
     pvclock::{
         self,
+        ClockPairing,
         Moment,
         Scale,
         VcpuTime,
@@ -44,6 +45,7 @@ use crate::{
     },
     vm::{
         backend::Backend,
+        hypercall::error,
         kick::Requests,
         msr::MsrAccess,
         vcpu::{
@@ -332,6 +334,26 @@ impl<B: Backend> Loaded<'_, B> {
     /// MSR_KVM_SYSTEM_TIME.
     pub(super) fn system_time(&self) -> u64 {
         self.state.pv.system_time
+    }
+
+    /// KVM_HC_CLOCK_PAIRING: writes the guest's counter and the host's time of day at one moment to
+    /// `gpa`. Returns 0, or an error.
+    pub(crate) fn pair_clocks(&self, gpa: u64, kind: u64) -> u64 {
+        const WALL_CLOCK: u64 = 0;
+        let real = match Snapshot::take(clock::Clock::Real) {
+            Some(real) if kind == WALL_CLOCK => real,
+            _ => return error::EOPNOTSUPP,
+        };
+        let pairing = ClockPairing {
+            moment: Moment {
+                tsc: real.tsc.wrapping_add(B::tsc_offset(self)),
+                ns: real.time,
+            },
+        };
+        match self.vm.memory.access().write(Gpa(gpa), &pairing.bytes()) {
+            Ok(()) => 0,
+            Err(_) => error::EFAULT,
+        }
     }
 
     /// MSR_KVM_WALL_CLOCK: writes the time of day when the guest's clock read 0 to `gpa`, once.

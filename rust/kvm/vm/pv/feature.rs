@@ -22,21 +22,33 @@ pub(crate) enum Feature {
     Clocksource2 = 3,
     /// MSR_KVM_STEAL_TIME.
     StealTime = 5,
+    /// MSR_KVM_PV_EOI_EN.
+    PvEoi = 6,
+    /// KVM_HC_KICK_CPU.
+    PvUnhalt = 7,
     /// The guest may leave a TLB flush to the next entry of a vCPU that does not run.
     PvTlbFlush = 9,
+    /// KVM_HC_SEND_IPI.
+    PvSendIpi = 11,
     /// MSR_KVM_POLL_CONTROL.
     PollControl = 12,
+    /// KVM_HC_SCHED_YIELD.
+    PvSchedYield = 13,
     /// kvmclock says whether it can be compared across vCPUs.
     ClocksourceStable = 24,
 }
 
 /// What every kernel can give.
-const ALWAYS: [Feature; 6] = [
+const ALWAYS: [Feature; 10] = [
     Feature::Clocksource,
     Feature::NopIoDelay,
     Feature::Clocksource2,
+    Feature::PvEoi,
+    Feature::PvUnhalt,
     Feature::PvTlbFlush,
+    Feature::PvSendIpi,
     Feature::PollControl,
+    Feature::PvSchedYield,
     Feature::ClocksourceStable,
 ];
 

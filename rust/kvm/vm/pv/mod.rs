@@ -9,7 +9,9 @@
 //! affair.
 
 mod clock;
+mod eoi;
 mod feature;
+mod ipi;
 pub(super) mod msr;
 mod steal_time;
 
@@ -41,6 +43,12 @@ pub(crate) struct Pv {
     counter: arch::tsc_sync::Member,
     /// Nanoseconds that the thread had waited for a CPU when that was last reported.
     run_delay: u64,
+    /// MSR_KVM_PV_EOI_EN.
+    eoi: u64,
+    /// The guest may skip the next EOI, and was told.
+    eoi_offered: bool,
+    /// Another vCPU ended the next HLT already (KVM_HC_KICK_CPU).
+    pub(super) unhalted: bool,
     /// MSR_KVM_POLL_CONTROL: whether the host may poll when the guest halts.
     poll_control: u64,
     /// The guest gets those features only that its CPUID shows
@@ -56,6 +64,9 @@ impl Pv {
             guest_stopped: false,
             counter: arch::tsc_sync::Member::NONE,
             run_delay: 0,
+            eoi: 0,
+            eoi_offered: false,
+            unhalted: false,
             poll_control: 1,
             enforce_cpuid: false,
         }
@@ -88,6 +99,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(super) fn reset_pv(&mut self) {
         self.state.pv.system_time = 0;
         self.state.pv.guest_stopped = false;
+        self.state.pv.unhalted = false;
         self.vcpu.steal_time.reset();
     }
 

@@ -21,6 +21,8 @@ pub(crate) const MSR_KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 pub(crate) const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 /// Where the guest wants its steal time.
 pub(crate) const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
+/// Where the guest wants to see whether it may skip an EOI.
+pub(crate) const MSR_KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
 /// Whether the host may poll when the guest halts.
 pub(crate) const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
 
@@ -30,6 +32,7 @@ fn feature(index: u32) -> Option<Feature> {
         MSR_KVM_WALL_CLOCK | MSR_KVM_SYSTEM_TIME => Feature::Clocksource,
         MSR_KVM_WALL_CLOCK_NEW | MSR_KVM_SYSTEM_TIME_NEW => Feature::Clocksource2,
         MSR_KVM_STEAL_TIME => Feature::StealTime,
+        MSR_KVM_PV_EOI_EN => Feature::PvEoi,
         MSR_KVM_POLL_CONTROL => Feature::PollControl,
         _ => return None,
     })
@@ -45,6 +48,7 @@ impl<B: Backend> Loaded<'_, B> {
             MSR_KVM_WALL_CLOCK | MSR_KVM_WALL_CLOCK_NEW => self.wall_clock(),
             MSR_KVM_SYSTEM_TIME | MSR_KVM_SYSTEM_TIME_NEW => self.system_time(),
             MSR_KVM_STEAL_TIME => self.steal_time(),
+            MSR_KVM_PV_EOI_EN => self.state.pv.eoi,
             MSR_KVM_POLL_CONTROL => self.state.pv.poll_control,
             _ => return None,
         })
@@ -67,6 +71,7 @@ impl<B: Backend> Loaded<'_, B> {
                 self.write_system_time(value, feature, by);
             }
             MSR_KVM_STEAL_TIME => self.write_steal_time(value)?,
+            MSR_KVM_PV_EOI_EN => self.write_pv_eoi(value)?,
             MSR_KVM_POLL_CONTROL if value <= 1 => self.state.pv.poll_control = value,
             _ => return Err(EINVAL),
         }

@@ -89,12 +89,11 @@ impl StealTime {
         Gpa(self.msr.load(Ordering::Relaxed) & !(RESERVED | ENABLED))
     }
 
-    /// The thread is about to leave its CPU. Called by the scheduler, in the vCPU's thread.
-    pub(crate) fn sched_out<T: SecondLevel>(&self, memory: &Memory<T>) {
+    /// The thread is about to lose its CPU. Called by the scheduler, in the vCPU's thread.
+    pub(crate) fn mark_preempted<T: SecondLevel>(&self, memory: &Memory<T>) {
         if !self.is_on()
             || !self.at_boundary.load(Ordering::Relaxed)
             || self.is_marked.load(Ordering::Relaxed)
-            || !sched::is_preempted()
             || !memory.mm.is_current()
         {
             return;
