@@ -13,13 +13,6 @@ pub(crate) fn monotonic() -> u64 {
     unsafe { bindings::ktime_get() as u64 }
 }
 
-/// CLOCK_BOOTTIME: counts on while the host is suspended.
-#[inline]
-pub(crate) fn boot() -> u64 {
-    // SAFETY: As above.
-    unsafe { bindings::ktime_get_boottime() as u64 }
-}
-
 /// CLOCK_REALTIME.
 #[inline]
 pub(crate) fn real() -> u64 {
@@ -51,7 +44,6 @@ pub(crate) fn is_tsc_stable() -> bool {
 /// A clock that [`Snapshot::take`] reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    Monotonic,
     Boot,
     Real,
 }
@@ -72,7 +64,6 @@ impl Snapshot {
     /// kernel keeps its time by anything but the time-stamp counter, or is suspended.
     pub(crate) fn take(clock: Clock) -> Option<Self> {
         let id = match clock {
-            Clock::Monotonic => bindings::CLOCK_MONOTONIC,
             Clock::Boot => bindings::CLOCK_BOOTTIME,
             Clock::Real => bindings::CLOCK_REALTIME,
         };
