@@ -179,6 +179,27 @@ pub(crate) fn read_u64(hva: Hva) -> Option<u64> {
     (unsafe { bindings::shim_get_user_u64(hva.0, &mut value) } == 0).then_some(value)
 }
 
+/// A word of the current process, at an address, and a value that it had.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct UserWord {
+    pub(crate) hva: u64,
+    pub(crate) value: u64,
+}
+
+impl UserWord {
+    /// No word.
+    pub(crate) const NONE: Self = Self { hva: 0, value: 0 };
+}
+
+/// Whether all of `words` have the values they had. Never sleeps: a word that is not at hand counts
+/// as changed.
+#[inline]
+pub(crate) fn are_unchanged(words: &[UserWord]) -> bool {
+    // SAFETY: `words` is valid for reads; a fault is caught.
+    unsafe { bindings::shim_user_words_unchanged(words.as_ptr().cast(), words.len() as u32) }
+}
+
 /// As [`read_u64`].
 #[inline]
 pub(crate) fn read_u32(hva: Hva) -> Option<u32> {

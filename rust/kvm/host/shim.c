@@ -483,6 +483,20 @@ int shim_cmpxchg_user(u64 hva, u64 old, u64 new, u32 size)
 	return -EFAULT;
 }
 
+/* `words` are pairs of an address and a value. */
+bool shim_user_words_unchanged(const u64 *words, u32 count)
+{
+	bool same = true;
+	u64 value;
+	u32 i;
+
+	pagefault_disable();
+	for (i = 0; i < count && same; i++, words += 2)
+		same = !get_user(value, (u64 __user *)words[0]) && value == words[1];
+	pagefault_enable();
+	return same;
+}
+
 bool shim_access_ok(u64 addr, u64 size)
 {
 	return access_ok((void __user *)addr, size);

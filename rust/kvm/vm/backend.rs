@@ -191,6 +191,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
 
     /// Injects an event at the next entry.
     fn inject(cx: &mut Loaded<'_, Self>, event: &Event);
+    /// CR2, which is the guest's as long as the host takes no page fault.
+    fn cr2(guest_mode: &GuestMode<'_>) -> u64;
     /// Loads CR2, where an injected page fault wants another.
     fn load_cr2(guest_mode: &GuestMode<'_>, value: u64);
     /// Exits as soon as the guest can take an interrupt.

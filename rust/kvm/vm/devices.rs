@@ -4,7 +4,10 @@
 //!
 //! What none of them takes goes to the VMM.
 
-use arch::pic;
+use arch::{
+    addr::Gpa,
+    pic, //
+};
 
 use super::{
     backend::Backend,
@@ -16,6 +19,16 @@ use super::{
 };
 
 impl<B: Backend> Loaded<'_, B> {
+    /// Whether `gpa` is in the local APIC's page or the IOAPIC's registers, and both are here: no
+    /// access to them goes to the VMM.
+    #[inline]
+    pub(crate) fn is_chip(&self, gpa: Gpa) -> bool {
+        self.vm.irqchip().is_some_and(|irqchip| {
+            irqchip.ioapic_offset(gpa.0).is_some()
+                || irqchip.has_chips() && self.is_apic_register(gpa.0)
+        })
+    }
+
     /// Reads `data.len()` bytes, at most 8, of device memory. Returns whether a device answered.
     pub(crate) fn device_read(&mut self, gpa: u64, data: &mut [u8]) -> bool {
         if self.read_apic_page(gpa, data) {

@@ -275,6 +275,20 @@ impl<B: Backend> Loaded<'_, B> {
             Exit::Io(io) if io.string.is_none() => guest_mode.pause(|| self.device_io(&io)),
             Exit::MsrWrite => guest_mode.pause(|| self.write_msr_locked()),
             Exit::Hypercall => guest_mode.pause(|| self.hypercall_locked()),
+            Exit::Memory {
+                gpa,
+                gva: Some(gva),
+                is_write,
+                is_fetch: false,
+            } if self.is_chip(gpa) => {
+                let cr2 = B::cr2(guest_mode);
+                let done = guest_mode.pause(|| self.emulate_at_chip(gpa, gva, is_write));
+                if !done {
+                    // A page of the VMM's that was not at hand has changed it.
+                    B::load_cr2(guest_mode, cr2);
+                }
+                done
+            }
             _ => false,
         }
     }

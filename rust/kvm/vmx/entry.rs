@@ -43,7 +43,7 @@ pub(super) fn exit_address() -> u64 {
 }
 
 #[inline(always)]
-fn read_cr2() -> u64 {
+pub(super) fn read_cr2() -> u64 {
     let value: u64;
     // SAFETY: Reads a register.
     unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };

@@ -239,6 +239,11 @@ impl Backend for Vmx {
         );
     }
 
+    #[inline]
+    fn cr2(_guest_mode: &GuestMode<'_>) -> u64 {
+        entry::read_cr2()
+    }
+
     fn load_cr2(_guest_mode: &GuestMode<'_>, value: u64) {
         entry::write_cr2(value);
     }

@@ -141,6 +141,13 @@ impl Instruction {
         self.prefixes & prefix != 0
     }
 
+    /// Whether it moves data between a register, or from the instruction itself, and its one
+    /// operand in memory, without anything else.
+    #[inline]
+    pub const fn is_move(&self) -> bool {
+        matches!(self.operation, Operation::Move(_))
+    }
+
     /// Whether it repeats: a string instruction with a REP prefix.
     pub const fn repeats(&self) -> bool {
         matches!(self.operation, Operation::String(_)) && self.has(REP | REPNE)

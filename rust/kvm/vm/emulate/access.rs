@@ -53,6 +53,8 @@ pub(super) struct Translations {
     pages: [Option<Known>; 3],
     /// The place to fill next.
     next: u8,
+    /// No more are found out.
+    sealed: bool,
 }
 
 impl Translations {
@@ -60,6 +62,7 @@ impl Translations {
         Self {
             pages: [None; 3],
             next: 0,
+            sealed: false,
         }
     }
 
@@ -67,6 +70,13 @@ impl Translations {
     pub(super) fn begin(&mut self, known: Option<Known>) {
         self.pages = [known, None, None];
         self.next = 1;
+        self.sealed = false;
+    }
+
+    /// From now on all other pages are unknown.
+    #[inline]
+    pub(super) fn seal(&mut self) {
+        self.sealed = true;
     }
 
     #[inline]
@@ -105,6 +115,9 @@ impl<B: Backend> Guest<'_, '_, B> {
     }
 
     fn walk(&mut self, gva: Gva, write: bool) -> Result<Gpa, Stop> {
+        if self.cx.state.emulation.translations.sealed {
+            return Err(Stop::Unknown);
+        }
         let kind = if write {
             AccessKind::Write
         } else {

@@ -10,10 +10,14 @@
 mod access;
 mod fetch;
 mod machine;
+mod memo;
 mod queue;
 
 use arch::{
-    addr::Gpa,
+    addr::{
+        Gpa,
+        Gva, //
+    },
     emulator::{
         self,
         Fault,
@@ -72,6 +76,33 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Err(Stop::Retry | Stop::Exit) => Ok(Next::Guest),
             Err(Stop::Unknown) => Ok(self.emulation_failure()),
+        }
+    }
+
+    /// Executes the instruction at RIP with interrupts off, if it is the one that was emulated last
+    /// and moves data between a register and a chip in the kernel, which is at `gpa` and which the
+    /// processor found at `gva`. Returns whether it was; if not, nothing has happened.
+    pub(crate) fn emulate_at_chip(&mut self, gpa: Gpa, gva: Gva, is_write: bool) -> bool {
+        let vm = self.vm;
+        let memory = vm.memory.access();
+        if self.state.events.injected.is_some() || memory.is_memory(gpa, false) {
+            return false;
+        }
+        let Some(instruction) = Guest::new(self, &memory).fetch_again() else {
+            return false;
+        };
+        if !instruction.is_move() {
+            return false;
+        }
+        self.state
+            .emulation
+            .begin_within(Known::new(gva, gpa, is_write));
+        match emulator::execute(&instruction, &mut Guest::new(self, &memory)) {
+            Ok(progress) => {
+                self.finish_instruction(&instruction, progress);
+                true
+            }
+            Err(_) => false,
         }
     }
 

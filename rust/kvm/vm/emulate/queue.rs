@@ -8,9 +8,12 @@ use arch::{
     emulator::Instruction, //
 };
 
-use super::access::{
-    Known,
-    Translations, //
+use super::{
+    access::{
+        Known,
+        Translations, //
+    },
+    memo::Memo, //
 };
 
 /// Pieces that an operand of 32 bytes across a page makes, at 8 bytes a piece.
@@ -70,6 +73,8 @@ pub(crate) struct Emulation {
     instruction: Option<Instruction>,
     rip: u64,
     pub(super) translations: Translations,
+    /// The instruction that was fetched last.
+    pub(super) memo: Option<Memo>,
 }
 
 impl Emulation {
@@ -85,6 +90,7 @@ impl Emulation {
             instruction: None,
             rip: 0,
             translations: Translations::new(),
+            memo: None,
         }
     }
 
@@ -95,6 +101,13 @@ impl Emulation {
         self.queued = 0;
         self.given = 0;
         self.translations.begin(known);
+    }
+
+    /// As [`Self::begin`], for an instruction that may use no other page than `known`.
+    #[inline]
+    pub(super) fn begin_within(&mut self, known: Known) {
+        self.begin(Some(known));
+        self.translations.seal();
     }
 
     /// Notes that an instruction waits for an answer.

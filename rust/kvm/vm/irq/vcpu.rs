@@ -314,6 +314,12 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// Whether the registers of this vCPU's APIC are at `gpa`.
+    #[inline]
+    pub(crate) fn is_apic_register(&self, gpa: u64) -> bool {
+        matches!(self.apic_page(gpa), Page::Registers(_))
+    }
+
     /// Reads from the register page of the APIC. Returns whether `gpa` is in it.
     pub(crate) fn read_apic_page(&mut self, gpa: u64, data: &mut [u8]) -> bool {
         match (self.apic_page(gpa), self.apic()) {

@@ -132,7 +132,7 @@ impl GuestAccess<'_> {
 
     /// The VMM's address of `gpa`, where it has one.
     #[inline]
-    fn hva(&self, gpa: Gpa) -> Option<Hva> {
+    pub(crate) fn hva(&self, gpa: Gpa) -> Option<Hva> {
         let slot = self.find(gpa.gfn())?;
         Some(slot.hva_of(gpa.gfn()).offset(gpa.page_offset()))
     }
@@ -162,6 +162,12 @@ impl GuestAccess<'_> {
         }
         let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
         mm::compare_exchange(hva, old, new, size)
+    }
+
+    /// Counts changes of the slots.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.slots.generation
     }
 
     /// The slots.
