@@ -12,6 +12,8 @@ use vm_memory::GuestAddress;
 pub const WARM_RESET_FLAG: GuestAddress = GuestAddress(0x472);
 /// The descriptor table of the first instructions.
 pub const GDT: GuestAddress = GuestAddress(0x500);
+/// `struct hvm_start_info` for a PVH entry, with the tables it points to.
+pub const START_INFO: GuestAddress = GuestAddress(0x6000);
 /// `struct boot_params` for Linux, the "zero page".
 pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 /// Initial stack, growing down.
@@ -24,6 +26,11 @@ pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
 pub const CMDLINE_SIZE: usize = 0x1_0000;
 /// The extended BIOS data area: the end of low RAM.
 pub const EBDA: GuestAddress = GuestAddress(0x9_fc00);
+/// The ACPI tables, in the firmware's part of the hole, where a guest also looks for the first of
+/// them.
+pub const ACPI: GuestAddress = GuestAddress(0xe_0000);
+/// Bytes for [`ACPI`].
+pub const ACPI_SIZE: usize = 0x1_0000;
 /// Start of RAM above the hole of the first megabyte.
 pub const HIGH_MEMORY: GuestAddress = GuestAddress(0x10_0000);
 /// Start of the hole below 4 GiB where a PC has its device memory.
@@ -31,6 +38,10 @@ pub const DEVICE_HOLE: GuestAddress = GuestAddress(0xc000_0000);
 /// End of that hole, where RAM goes on.
 pub const ABOVE_4G: GuestAddress = GuestAddress(0x1_0000_0000);
 
+/// Registers of the IOAPIC.
+pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
+/// Registers of the CPU's own local APIC.
+pub const LOCAL_APIC: GuestAddress = GuestAddress(0xfee0_0000);
 /// Three pages KVM keeps for itself on a processor without unrestricted guest, in the device hole.
 pub const TSS: GuestAddress = GuestAddress(0xfffb_d000);
 /// One page KVM keeps for itself likewise, next to [`TSS`].
@@ -78,6 +89,7 @@ mod tests {
         let mut pieces = [
             (WARM_RESET_FLAG.0, WARM_RESET_FLAG.0 + 2),
             (GDT.0, GDT.0 + 5 * 8),
+            (START_INFO.0, START_INFO.0 + 4096),
             (ZERO_PAGE.0, ZERO_PAGE.0 + 4096),
             (STACK.0 - 0x1000 + 0x10, STACK.0),
             (PAGE_TABLES.0, PAGE_TABLES.0 + 6 * 4096),
@@ -91,8 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn what_kvm_keeps_is_not_ram() {
-        for page in [TSS, IDENTITY_MAP] {
+    fn firmware_is_in_the_hole() {
+        assert!(ACPI >= EBDA && ACPI.0 + ACPI_SIZE as u64 <= HIGH_MEMORY.0);
+    }
+
+    #[test]
+    fn what_kvm_keeps_and_controllers_are_not_ram() {
+        for page in [TSS, IDENTITY_MAP, IOAPIC, LOCAL_APIC] {
             assert!(page >= DEVICE_HOLE && page < ABOVE_4G);
         }
     }

@@ -2,14 +2,21 @@
 
 //! What lies in guest memory and in the registers before the first instruction.
 
+mod acpi;
 pub mod cpuid;
 pub mod flat;
 pub mod gdt;
+mod kernel;
 pub mod layout;
 pub mod linux;
+mod memory_map;
+pub mod msr;
 mod paging;
 mod params;
+mod pvh;
 pub mod state;
+mod topology;
+mod vmlinux;
 
 use std::io;
 use std::path::PathBuf;
@@ -51,6 +58,25 @@ pub enum Error {
         path: PathBuf,
         /// Boot protocol version, major in the high byte.
         version: u16,
+    },
+    /// A kernel without the PVH entry point.
+    #[error(
+        "{} has no PVH entry point: it needs CONFIG_PVH, or use --boot linux64", path.display()
+    )]
+    NoPvhEntry {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The vmlinux within a bzImage cannot be had.
+    #[error(
+        "cannot unpack the vmlinux in {} ({why}): give the vmlinux itself, or use --boot linux64",
+        path.display()
+    )]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
     },
     /// The kernel could not be put into guest memory.
     #[error("cannot load {} (is --memory large enough?)", path.display())]

@@ -7,20 +7,17 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header
 use vm_memory::{Address, GuestAddress};
 
 use super::layout::{self, Range};
+use super::memory_map::MemoryMap;
 use super::Error;
 
-/// Parameters that describe this machine: no ACPI, PCI or local APIC, a TSC to be trusted, a reset
-/// through the keyboard controller, and port 0x80 not there to wait on. After a panic the guest
-/// resets too, and asks for a warm start to tell it from a reboot ([`super::linux::has_panicked`]).
-const MACHINE: &str = "console=ttyS0 acpi=off pci=off noapic nolapic tsc=reliable io_delay=none \
-                       reboot=k,panic_warm panic=-1";
+/// Parameters that describe this machine: no PCI, a TSC to be trusted, a reset through the keyboard
+/// controller, and port 0x80 not there to wait on. After a panic the guest resets too, and asks for
+/// a warm start to tell it from a reboot ([`super::linux::has_panicked`]).
+const MACHINE: &str =
+    "console=ttyS0 pci=off tsc=reliable io_delay=none reboot=k,panic_warm panic=-1";
 
 /// `type_of_loader`: one without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
-/// `e820_entry.type`: RAM.
-const E820_RAM: u32 = 1;
-/// `e820_entry.type`: not to be used.
-const E820_RESERVED: u32 = 2;
 
 /// The whole parameter line: those of the machine, then the user's, with a NUL at the end. Linux
 /// lets a later parameter win over an earlier one.
@@ -51,12 +48,17 @@ pub fn marks_panic(user: Option<&str>) -> bool {
     !words.any(|word| word.starts_with("reboot="))
 }
 
-/// The zero page for a kernel with the setup header `header`.
-///
-/// `ram` is what [`layout::ram`] gave, `initrd` where the RAM disk lies (below 4 GiB).
-pub fn zero_page(header: setup_header, ram: &[Range], initrd: Option<Range>) -> boot_params {
+/// The zero page for a kernel with the setup header `header`, on a machine with this `map` of
+/// memory, the RAM disk `initrd` (below 4 GiB) and the ACPI tables from `rsdp` on.
+pub fn zero_page(
+    header: setup_header,
+    map: &MemoryMap,
+    initrd: Option<Range>,
+    rsdp: GuestAddress,
+) -> boot_params {
     let mut params = boot_params {
         hdr: header,
+        acpi_rsdp_addr: rsdp.raw_value(),
         ..Default::default()
     };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
@@ -66,34 +68,15 @@ pub fn zero_page(header: setup_header, ram: &[Range], initrd: Option<Range>) -> 
         params.hdr.ramdisk_size = u32::try_from(size).expect("the RAM disk lies below 4 GiB");
     }
 
-    let map = memory_map(ram);
     params.e820_entries = u8::try_from(map.len()).expect("a handful of entries");
-    params.e820_table[..map.len()].copy_from_slice(&map);
+    for (slot, entry) in params.e820_table.iter_mut().zip(map.iter()) {
+        *slot = boot_e820_entry {
+            addr: entry.start.raw_value(),
+            size: entry.size,
+            type_: entry.kind.number(),
+        };
+    }
     params
-}
-
-/// The memory map: the first megabyte is split into RAM and the PC's hole.
-fn memory_map(ram: &[Range]) -> Vec<boot_e820_entry> {
-    let mut map = vec![
-        entry(GuestAddress(0), layout::EBDA, E820_RAM),
-        entry(layout::EBDA, layout::HIGH_MEMORY, E820_RESERVED),
-    ];
-    for &(start, size) in ram {
-        let end = start.unchecked_add(size as u64);
-        let start = start.max(layout::HIGH_MEMORY);
-        if end > start {
-            map.push(entry(start, end, E820_RAM));
-        }
-    }
-    map
-}
-
-fn entry(start: GuestAddress, end: GuestAddress, type_: u32) -> boot_e820_entry {
-    boot_e820_entry {
-        addr: start.raw_value(),
-        size: end.unchecked_offset_from(start),
-        type_,
-    }
 }
 
 /// An address the boot protocol holds in 32 bits.
@@ -104,31 +87,6 @@ fn low32(address: GuestAddress) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map_of(size: u64) -> Vec<(u64, u64, u32)> {
-        let params = zero_page(setup_header::default(), &layout::ram(size), None);
-        params.e820_table[..usize::from(params.e820_entries)]
-            .iter()
-            .map(|entry| (entry.addr, entry.size, entry.type_))
-            .collect()
-    }
-
-    #[test]
-    fn the_memory_map_is_a_pc_s() {
-        assert_eq!(
-            map_of(64 << 20),
-            [
-                (0, 0x9_fc00, E820_RAM),
-                (0x9_fc00, 0x6_0400, E820_RESERVED),
-                (0x10_0000, 63 << 20, E820_RAM),
-            ]
-        );
-    }
-
-    #[test]
-    fn memory_above_the_device_hole_is_on_the_map() {
-        assert_eq!(map_of(4 << 30)[3], (4 << 30, 1 << 30, E820_RAM));
-    }
 
     #[test]
     fn the_parameters_of_the_user_come_last() {
@@ -161,12 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn the_zero_page_names_loader_line_and_ram_disk() {
+    fn the_zero_page_names_loader_line_ram_disk_and_acpi() {
         let initrd = (GuestAddress(0x300_0000), 0x1234);
         let params = zero_page(
             setup_header::default(),
-            &layout::ram(64 << 20),
+            &MemoryMap::of(&layout::ram(64 << 20)),
             Some(initrd),
+            GuestAddress(0xe_0000),
         );
         let header = params.hdr;
         assert_eq!({ header.type_of_loader }, 0xff);
@@ -174,6 +133,19 @@ mod tests {
         assert_eq!(
             ({ header.ramdisk_image }, { header.ramdisk_size }),
             (0x300_0000, 0x1234)
+        );
+        assert_eq!({ params.acpi_rsdp_addr }, 0xe_0000);
+    }
+
+    #[test]
+    fn the_zero_page_has_the_memory_map() {
+        let map = MemoryMap::of(&layout::ram(64 << 20));
+        let params = zero_page(setup_header::default(), &map, None, GuestAddress(0));
+        assert_eq!(params.e820_entries, 3);
+        let last = params.e820_table[2];
+        assert_eq!(
+            ({ last.addr }, { last.size }, { last.type_ }),
+            (1 << 20, 63 << 20, 1)
         );
     }
 }

@@ -22,8 +22,6 @@ const EFER_LONG_MODE_ENABLE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 /// RFLAGS bit 1, which is always 1.
 const RFLAGS_FIXED: u64 = 1 << 1;
-/// IA32_APIC_BASE: the address, with the enable bit (11) clear: this machine has no local APIC.
-const APIC_BASE: u64 = 0xfee0_0000;
 
 /// Where a guest starts and in which state.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +83,6 @@ pub fn real_mode(reset: kvm_sregs, entry: GuestAddress) -> Result<CpuState, Erro
     let data = gdt::real(0, false);
     let sregs = kvm_sregs {
         cs: gdt::real(selector, true),
-        apic_base: APIC_BASE,
         ..with_data_segments(reset, data)
     };
     Ok(CpuState {
@@ -113,7 +110,6 @@ fn protected(
         },
         idt: kvm_dtable::default(),
         cr0: CR0_PROTECTED_MODE | CR0_EXTENSION_TYPE,
-        apic_base: APIC_BASE,
         ..with_data_segments(reset, gdt::data())
     };
     Ok(CpuState {
@@ -168,7 +164,6 @@ mod tests {
             ))
             .expect("in memory");
         assert_eq!(code, gdt::table(CodeSize::Bits64)[2]);
-        assert_eq!(state.sregs.apic_base & (1 << 11), 0, "the local APIC is on");
     }
 
     #[test]

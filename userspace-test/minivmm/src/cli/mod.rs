@@ -7,7 +7,7 @@ mod run;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use run::{FlatMode, RunArgs};
+pub use run::{BootProtocol, FlatMode, IrqchipMode, RunArgs};
 
 /// A small virtual machine monitor on the KVM API.
 #[derive(Debug, Parser)]

@@ -26,7 +26,8 @@ const STATUS_C: u8 = 0x0c;
 const STATUS_D: u8 = 0x0d;
 const BASE_MEMORY_LOW: u8 = 0x15;
 const BASE_MEMORY_HIGH: u8 = 0x16;
-const CENTURY: u8 = 0x32;
+/// Index of the register with the century; ACPI tells it the guest.
+pub const CENTURY: u8 = 0x32;
 
 /// Status A: 32.768 kHz time base, 1024 Hz rate, no update in progress.
 const STATUS_A_VALUE: u8 = 0x26;

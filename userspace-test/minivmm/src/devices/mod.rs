@@ -1,52 +1,65 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The devices of the machine, all behind ports and all in user space.
+//! The devices of the machine that are in user space, and the wires between them.
 
-mod cmos;
-mod reset;
-mod serial;
+pub mod cmos;
+pub mod irqchip;
+pub mod power;
+pub mod reset;
+pub mod serial;
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use arch::pic::DualPic;
 use arch::pit::{self, Pit};
 
 use cmos::Cmos;
+use irqchip::Irqchip;
+use power::Pm1;
 pub use reset::Reset;
 use serial::Com1;
 
 /// Interrupt line of the timer's channel 0.
 const IRQ_TIMER: u8 = 0;
-/// Interrupt line of the first serial port.
-const IRQ_COM1: u8 = 4;
 /// What a port reads as that no device answers to: the bus floats high.
 const FLOATING: u8 = 0xff;
 const COM1: RangeInclusive<u16> = serial::BASE..=serial::LAST;
 
+/// What a guest asked its board for that ends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// To be reset.
+    Reset(Reset),
+    /// To be switched off.
+    PowerOff,
+}
+
 /// The mainboard: every device and the wires between them.
 pub struct Board {
-    pic: DualPic,
-    pit: Pit,
+    irqchip: Irqchip,
+    /// The interval timer, unless KVM has it.
+    pit: Option<Pit>,
     cmos: Cmos,
     com1: Com1,
+    pm1: Pm1,
     power_on: Instant,
-    /// When channel 0 interrupts next, in nanoseconds since `power_on`.
+    /// When channel 0 of the timer interrupts next, in nanoseconds since `power_on`.
     tick: Option<u64>,
-    reset: Option<Reset>,
+    request: Option<Request>,
 }
 
 impl Board {
     /// A board that has just been switched on.
-    pub fn new() -> Self {
+    pub fn new(irqchip: Irqchip) -> Self {
         Self {
-            pic: DualPic::new(),
-            pit: Pit::new(),
+            pit: (!irqchip.has_pit()).then(Pit::new),
+            irqchip,
             cmos: Cmos::new(),
             com1: Com1::new(),
+            pm1: Pm1::default(),
             power_on: Instant::now(),
             tick: None,
-            reset: None,
+            request: None,
         }
     }
 
@@ -72,6 +85,20 @@ impl Board {
         self.wire();
     }
 
+    /// A load by CPU `cpu` from an address without memory.
+    pub fn load(&mut self, cpu: usize, address: u64, data: &mut [u8]) {
+        let now = self.now();
+        if !self.irqchip.read(cpu, address, data, now) {
+            data.fill(FLOATING);
+        }
+    }
+
+    /// A store by CPU `cpu` to an address without memory.
+    pub fn store(&mut self, cpu: usize, address: u64, data: &[u8]) {
+        let now = self.now();
+        self.irqchip.write(cpu, address, data, now);
+    }
+
     /// Sends typed bytes to the guest's console.
     pub fn type_in(&mut self, bytes: &[u8]) {
         self.com1.type_in(bytes);
@@ -88,66 +115,81 @@ impl Board {
         self.com1.take_sent()
     }
 
-    /// The reset the guest asked for, if it did.
-    pub fn reset_asked(&self) -> Option<Reset> {
-        self.reset
+    /// What the guest asked for that ends it, if it did.
+    pub fn request(&self) -> Option<Request> {
+        self.request
     }
 
-    /// Whether the interrupt controllers have an interrupt for the CPU.
-    pub fn interrupt_pending(&self) -> bool {
-        self.pic.pending()
+    /// The interrupt controllers.
+    pub fn irqchip(&mut self) -> &mut Irqchip {
+        &mut self.irqchip
     }
 
-    /// The CPU takes the interrupt: its vector.
-    pub fn acknowledge_interrupt(&mut self) -> u8 {
-        self.pic.acknowledge()
-    }
-
-    /// The timer's next interrupt: an identity to compare, and how far it is away.
-    pub fn next_tick(&self) -> Option<(u64, Duration)> {
-        let tick = self.tick?;
-        Some((tick, Duration::from_nanos(tick.saturating_sub(self.now()))))
+    /// When time has something to do next ([`Self::pass_time`]): an identity to compare, and how
+    /// far it is away.
+    pub fn next_deadline(&self) -> Option<(u64, Duration)> {
+        let deadlines = [self.tick, self.irqchip.next_deadline()];
+        let deadline = deadlines.into_iter().flatten().min()?;
+        let away = Duration::from_nanos(deadline.saturating_sub(self.now()));
+        Some((deadline, away))
     }
 
     /// Lets time pass: a timer interrupt that is due happens. Several that have been missed become
     /// one, which is all an interrupt controller could have remembered of them.
     pub fn pass_time(&mut self) {
-        self.pass_time_until(self.now());
+        let now = self.now();
+        self.pass_time_until(now);
+        self.irqchip.pass_time(now);
     }
 
     fn pass_time_until(&mut self, now: u64) {
         if self.tick.is_some_and(|tick| tick <= now) {
-            self.pulse(IRQ_TIMER);
-            self.tick = self.pit.next_rising_edge(0, now);
+            self.irqchip.pulse(IRQ_TIMER);
+            self.find_next_tick(now);
         }
     }
 
+    fn find_next_tick(&mut self, now: u64) {
+        self.tick = self
+            .pit
+            .as_ref()
+            .and_then(|pit| pit.next_rising_edge(0, now));
+    }
+
     fn read_byte(&mut self, port: u16) -> u8 {
+        let now = self.now();
         match port {
             port if COM1.contains(&port) => self.com1.read(port),
+            port if power::PORTS.contains(&port) => self.pm1.read(port),
             cmos::INDEX | cmos::DATA => self.cmos.read(port),
             reset::KEYBOARD_DATA
             | reset::KEYBOARD_COMMAND
             | reset::FAST_A20
             | reset::RESET_CONTROL => reset::read(port),
-            port if pit::PORTS.contains(&port) => {
-                let now = self.now();
-                self.pit.read(port, now).unwrap_or(FLOATING)
-            }
-            port => self.pic.read(port).unwrap_or(FLOATING),
+            port => self
+                .pit
+                .as_mut()
+                .and_then(|pit| pit.read(port, now))
+                .or_else(|| self.irqchip.read_port(port))
+                .unwrap_or(FLOATING),
         }
     }
 
     fn write_byte(&mut self, port: u16, value: u8) {
         match port {
             port if COM1.contains(&port) => self.com1.write(port, value),
+            port if power::PORTS.contains(&port) => {
+                if self.pm1.write(port, value) {
+                    self.request = Some(Request::PowerOff);
+                }
+            }
             cmos::INDEX | cmos::DATA => self.cmos.write(port, value),
             port if pit::PORTS.contains(&port) => self.write_timer(port, value, self.now()),
             port => {
                 if let Some(reset) = Reset::asked_by(port, value) {
-                    self.reset = Some(reset);
+                    self.request = Some(Request::Reset(reset));
                 } else {
-                    self.pic.write(port, value);
+                    self.irqchip.write_port(port, value);
                 }
             }
         }
@@ -157,21 +199,17 @@ impl Board {
     /// is one that becomes due while this runs.
     fn write_timer(&mut self, port: u16, value: u8, now: u64) {
         self.pass_time_until(now);
-        self.pit.write(port, value, now);
-        self.tick = self.pit.next_rising_edge(0, now);
+        if let Some(pit) = &mut self.pit {
+            pit.write(port, value, now);
+        }
+        self.find_next_tick(now);
     }
 
     /// Carries what the devices ask for to the interrupt controllers.
     fn wire(&mut self) {
         if self.com1.take_request() {
-            self.pulse(IRQ_COM1);
+            self.irqchip.pulse(serial::IRQ);
         }
-    }
-
-    /// An edge on an interrupt line; the controller latches it.
-    fn pulse(&mut self, line: u8) {
-        self.pic.set_irq(line, true);
-        self.pic.set_irq(line, false);
     }
 
     /// Nanoseconds since power-on, of a clock that never goes back.

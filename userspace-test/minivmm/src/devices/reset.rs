@@ -11,6 +11,9 @@ pub const FAST_A20: u16 = 0x92;
 /// PCI reset control register, in the middle of the configuration address register's bytes.
 pub const RESET_CONTROL: u16 = 0xcf9;
 
+/// What ACPI is told to write to [`RESET_CONTROL`]: reset the CPU, and the rest of the board too.
+pub const RESET_VALUE: u8 = 0x06;
+
 /// Keyboard controller: pulse the reset line.
 const PULSE_RESET: u8 = 0xfe;
 /// Port 0x92: reset now.
@@ -75,7 +78,7 @@ mod tests {
     fn each_way_resets() {
         assert_eq!(Reset::asked_by(0x64, 0xfe), Some(Reset::KeyboardController));
         assert_eq!(Reset::asked_by(0x92, 0x03), Some(Reset::FastA20));
-        assert_eq!(Reset::asked_by(0xcf9, 0x06), Some(Reset::PciControl));
+        assert_eq!(Reset::asked_by(0xcf9, RESET_VALUE), Some(Reset::PciControl));
     }
 
     #[test]

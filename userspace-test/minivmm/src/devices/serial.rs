@@ -17,6 +17,9 @@ pub const BASE: u16 = 0x3f8;
 /// Last port.
 pub const LAST: u16 = BASE + 7;
 
+/// Interrupt line.
+pub const IRQ: u8 = 4;
+
 /// Bytes typed ahead of the guest that are kept at most.
 const QUEUE_LIMIT: usize = 4096;
 

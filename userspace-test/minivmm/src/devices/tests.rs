@@ -2,8 +2,9 @@
 
 //! The board as a guest sees it through its ports.
 
-use super::*;
 use std::thread::sleep;
+
+use super::*;
 
 const PIC_MASTER: u16 = 0x20;
 const PIC_MASK: u16 = 0x21;
@@ -11,6 +12,15 @@ const PIT_CHANNEL_0: u16 = 0x40;
 const PIT_CONTROL: u16 = 0x43;
 const COM1_DATA: u16 = 0x3f8;
 const COM1_INTERRUPT_ENABLE: u16 = 0x3f9;
+
+/// A board with its own controllers, which need no KVM.
+fn board() -> Board {
+    Board::new(Irqchip::user(1))
+}
+
+fn interrupt_pending(board: &mut Board) -> bool {
+    board.irqchip().pending(0)
+}
 
 fn outb(board: &mut Board, port: u16, value: u8) {
     board.write(port, 1, &[value]);
@@ -37,7 +47,7 @@ fn program_pic(board: &mut Board) {
 
 #[test]
 fn nobody_s_port_floats_high() {
-    let mut board = Board::new();
+    let mut board = board();
     let mut data = [0; 4];
     board.read(0xcfc, 4, &mut data);
     assert_eq!(data, [0xff; 4]);
@@ -46,7 +56,7 @@ fn nobody_s_port_floats_high() {
 
 #[test]
 fn a_wide_access_is_one_access_a_byte() {
-    let mut board = Board::new();
+    let mut board = board();
     let mut wide = [0; 2];
     board.read(0x3fd, 2, &mut wide);
     assert_eq!(wide, [inb(&mut board, 0x3fd), inb(&mut board, 0x3fe)]);
@@ -55,7 +65,7 @@ fn a_wide_access_is_one_access_a_byte() {
 
 #[test]
 fn a_wide_access_ends_at_the_last_port() {
-    let mut board = Board::new();
+    let mut board = board();
     let mut data = [0; 4];
     board.read(0xffff, 4, &mut data);
     assert_eq!(data, [0xff; 4]);
@@ -64,70 +74,78 @@ fn a_wide_access_ends_at_the_last_port() {
 
 #[test]
 fn a_string_access_stays_on_its_port() {
-    let mut board = Board::new();
+    let mut board = board();
     board.write(COM1_DATA, 1, b"hello");
     assert_eq!(board.take_console_output(), b"hello");
 }
 
 #[test]
 fn a_pci_configuration_address_does_not_reset() {
-    let mut board = Board::new();
+    let mut board = board();
     board.write(0xcf8, 4, &[0, 0xff, 0, 0x80]);
-    assert_eq!(board.reset_asked(), None);
+    assert_eq!(board.request(), None);
     outb(&mut board, 0xcf9, 0x06);
-    assert_eq!(board.reset_asked(), Some(Reset::PciControl));
+    assert_eq!(board.request(), Some(Request::Reset(Reset::PciControl)));
+}
+
+#[test]
+fn one_wide_write_switches_off() {
+    let mut board = board();
+    let control = 1 << 13 | u16::from(power::S5) << 10;
+    board.write(power::CONTROL_BLOCK, 2, &control.to_le_bytes());
+    assert_eq!(board.request(), Some(Request::PowerOff));
 }
 
 #[test]
 fn typing_raises_irq_4() {
-    let mut board = Board::new();
+    let mut board = board();
     program_pic(&mut board);
     outb(&mut board, COM1_INTERRUPT_ENABLE, 1);
-    assert!(!board.interrupt_pending());
+    assert!(!interrupt_pending(&mut board));
     board.type_in(b"a");
-    assert!(board.interrupt_pending());
-    assert_eq!(board.acknowledge_interrupt(), 0x24);
+    assert!(interrupt_pending(&mut board));
+    assert_eq!(board.irqchip().acknowledge(0), Some(0x24));
     assert_eq!(inb(&mut board, COM1_DATA), b'a');
 }
 
 #[test]
 fn the_timer_raises_irq_0_again_and_again() {
-    let mut board = Board::new();
+    let mut board = board();
     program_pic(&mut board);
-    assert_eq!(board.next_tick(), None);
+    assert_eq!(board.next_deadline(), None);
     outb(&mut board, PIT_CONTROL, 0x34);
     outb(&mut board, PIT_CHANNEL_0, 0x00);
     outb(&mut board, PIT_CHANNEL_0, 0x10);
     let mut last = 0;
     for _ in 0..3 {
-        let (tick, away) = board.next_tick().expect("the timer runs");
+        let (tick, away) = board.next_deadline().expect("the timer runs");
         assert!(tick > last);
         last = tick;
         sleep(away);
         board.pass_time();
-        assert!(board.interrupt_pending());
-        assert_eq!(board.acknowledge_interrupt(), 0x20);
+        assert!(interrupt_pending(&mut board));
+        assert_eq!(board.irqchip().acknowledge(0), Some(0x20));
         outb(&mut board, PIC_MASTER, 0x20);
-        assert!(!board.interrupt_pending());
+        assert!(!interrupt_pending(&mut board));
     }
 }
 
 #[test]
 fn a_one_shot_timer_fires_once() {
-    let mut board = Board::new();
+    let mut board = board();
     program_pic(&mut board);
     outb(&mut board, PIT_CONTROL, 0x38);
     outb(&mut board, PIT_CHANNEL_0, 0x10);
     outb(&mut board, PIT_CHANNEL_0, 0x00);
-    sleep(board.next_tick().expect("the timer runs").1);
+    sleep(board.next_deadline().expect("the timer runs").1);
     board.pass_time();
-    assert!(board.interrupt_pending());
-    assert_eq!(board.next_tick(), None);
+    assert!(interrupt_pending(&mut board));
+    assert_eq!(board.next_deadline(), None);
 }
 
 #[test]
 fn a_tick_that_is_due_outlives_programming_the_timer() {
-    let mut board = Board::new();
+    let mut board = board();
     program_pic(&mut board);
     for (port, value) in [
         (PIT_CONTROL, 0x38),
@@ -136,27 +154,27 @@ fn a_tick_that_is_due_outlives_programming_the_timer() {
     ] {
         board.write_timer(port, value, 0);
     }
-    let (tick, _) = board.next_tick().expect("the timer runs");
+    let (tick, _) = board.next_deadline().expect("the timer runs");
     board.write_timer(PIT_CONTROL, 0x38, tick);
-    assert!(board.interrupt_pending());
+    assert!(interrupt_pending(&mut board));
 }
 
 #[test]
 fn a_count_counts_from_when_it_was_written() {
-    let mut board = Board::new();
+    let mut board = board();
     program_pic(&mut board);
     for (port, value) in [(PIT_CONTROL, 0x38), (PIT_CHANNEL_0, 1), (PIT_CHANNEL_0, 0)] {
         board.write_timer(port, value, 0);
     }
     sleep(Duration::from_micros(10));
     board.pass_time();
-    assert_eq!(board.next_tick(), None, "it is still to come");
-    assert!(board.interrupt_pending(), "it never came");
+    assert_eq!(board.next_deadline(), None, "it is still to come");
+    assert!(interrupt_pending(&mut board), "it never came");
 }
 
 #[test]
 fn the_speaker_port_gates_channel_2() {
-    let mut board = Board::new();
+    let mut board = board();
     outb(&mut board, 0x61, 0x01);
     assert_eq!(inb(&mut board, 0x61) & 0x01, 0x01);
 }

@@ -8,21 +8,18 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::time::Duration;
 
-use super::shared::{Attention, Shared};
+use super::shared::Shared;
 use crate::terminal::{poll, Escape, RawMode, Signal, Signals};
-use crate::vcpu::Kick;
 
 /// How long to wait before looking again whether the guest has read what was sent to it.
 const FULL_RETRY: Duration = Duration::from_millis(20);
-/// How long the vCPU's thread gets to react to a kick before it is kicked again.
-const KICK_RETRY: Duration = Duration::from_millis(10);
 /// Bytes read from standard input at a time.
 const CHUNK: usize = 256;
 
 /// Why the wait ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// The vCPU's thread has ended.
+    /// A vCPU's thread has ended.
     Guest,
     /// Ctrl-A X.
     Keys,
@@ -33,7 +30,6 @@ pub enum Cause {
 /// Waits for events and passes them on.
 pub struct Events<'a> {
     shared: &'a Shared,
-    kick: &'a Kick,
     signals: &'a mut Signals,
     terminal: Option<&'a RawMode>,
     input: Input,
@@ -62,35 +58,28 @@ impl<'a> Events<'a> {
     /// Prepares to wait. `terminal` is there if standard input is one.
     pub fn new(
         shared: &'a Shared,
-        kick: &'a Kick,
         signals: &'a mut Signals,
         terminal: Option<&'a RawMode>,
     ) -> Self {
         Self {
             shared,
-            kick,
             signals,
             terminal,
             input: Input::new(),
         }
     }
 
-    /// Passes events on until the guest, a person or a signal ends the machine. Whatever the
-    /// cause, the vCPU's thread has ended when this returns.
+    /// Passes events on until the guest, a person or a signal ends the machine.
     ///
     /// # Errors
     ///
-    /// What the system says; the vCPU's thread has ended then as well.
+    /// What the system says.
     pub fn pass_on(&mut self) -> io::Result<Cause> {
-        let cause = loop {
-            match self.pass_one_on() {
-                Ok(None) => {}
-                Ok(Some(cause)) => break Ok(cause),
-                Err(error) => break Err(error),
+        loop {
+            if let Some(cause) = self.pass_one_on()? {
+                return Ok(cause);
             }
-        };
-        self.end_vcpu()?;
-        cause
+        }
     }
 
     fn pass_one_on(&mut self) -> io::Result<Option<Cause>> {
@@ -111,9 +100,7 @@ impl<'a> Events<'a> {
             }
         }
         if timer {
-            let mut state = self.shared.lock();
-            state.timer_expired()?;
-            self.tell_vcpu(state.attention, state.board.interrupt_pending());
+            self.shared.timer_expired()?;
         }
         if input && self.take_input()? {
             return Ok(Some(Cause::Keys));
@@ -126,7 +113,7 @@ impl<'a> Events<'a> {
     fn input_to_watch(&self) -> (Option<RawFd>, Option<Duration>) {
         if self.input.at_end {
             (None, None)
-        } else if self.terminal.is_none() && self.shared.lock().board.typing_room() < CHUNK {
+        } else if self.terminal.is_none() && self.shared.typing_room() < CHUNK {
             (None, Some(FULL_RETRY))
         } else {
             (Some(self.input.file.as_raw_fd()), None)
@@ -168,31 +155,8 @@ impl<'a> Events<'a> {
             return Ok(false);
         }
         let typed = self.input.escape.take(&buffer[..count]);
-        let mut state = self.shared.lock();
-        state.board.type_in(&typed.bytes);
-        self.tell_vcpu(state.attention, state.board.interrupt_pending());
+        self.shared
+            .access(None, |board| board.type_in(&typed.bytes))?;
         Ok(typed.end)
-    }
-
-    /// Tells the vCPU's thread that an interrupt is pending, in the way it waits for.
-    fn tell_vcpu(&self, attention: Attention, pending: bool) {
-        match attention {
-            _ if !pending => {}
-            Attention::None => self.kick.kick(),
-            Attention::Window => {}
-            Attention::Halted => self.shared.wake(),
-        }
-    }
-
-    /// Makes the vCPU's thread end. It may be anywhere, also in a write to a reader that does not
-    /// read, so it is kicked until it has.
-    fn end_vcpu(&self) -> io::Result<()> {
-        self.shared.finish();
-        let ended = [Some(self.shared.ended().as_raw_fd())];
-        while !poll::readable(ended, Some(KICK_RETRY))?[0] {
-            self.kick.kick();
-            self.shared.wake();
-        }
-        Ok(())
     }
 }

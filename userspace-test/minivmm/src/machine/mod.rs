@@ -3,30 +3,29 @@
 //! `minivmm run`: one virtual machine, from its files to its end.
 
 mod cpu;
+mod end;
 mod events;
+mod pin;
 mod shared;
+mod start;
 pub mod vm;
 
 use std::io;
 use std::process::ExitCode;
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
-use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
+use kvm_ioctls::VcpuFd;
 
-use crate::boot::{self, flat, linux};
+use crate::boot::{self, flat, linux, CpuState};
 use crate::cli::RunArgs;
+use crate::devices::irqchip::Irqchip;
+use crate::devices::Board;
 use crate::terminal::{Console, RawMode, Signals};
-use crate::vcpu::{trace, Dump, Kick};
+use crate::vcpu::{Dump, Kick};
 use cpu::{Cpu, End};
 use events::{Cause, Events};
 use shared::Shared;
-use vm::Vm;
-
-/// Exit status when the guest has died.
-const GUEST_DIED: u8 = 3;
-/// Exit status when a signal ended minivmm, less its number.
-const SIGNALLED: u8 = 128;
+use vm::{Config, Vm};
 
 /// Why a machine could not run.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +36,11 @@ pub enum Error {
     /// Nothing to run in it.
     #[error(transparent)]
     Boot(#[from] boot::Error),
-    /// The vCPU cannot be run.
+    /// A vCPU cannot be run.
     #[error(transparent)]
     Cpu(#[from] cpu::Error),
     /// The state of a new vCPU cannot be read.
-    #[error("KVM_GET_SREGS failed")]
+    #[error("cannot read the registers of a new vCPU")]
     Reset(#[source] vmm_sys_util::errno::Error),
     /// The system refuses what minivmm needs to wait for events.
     #[error("cannot {what}")]
@@ -60,115 +59,152 @@ pub enum Error {
 /// What keeps minivmm from running it. A guest that dies is no error of minivmm's: it is reported
 /// on standard error and gives an exit status of its own.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Error> {
-    let mut vm = Vm::new(u64::from(args.memory) << 20)?;
-    load(&vm, args)?;
+    let mut vm = Vm::new(&Config {
+        memory: u64::from(args.memory) << 20,
+        cpus: args.cpus,
+        irqchip: args.irqchip(),
+    })?;
+    let resets = vm
+        .vcpus
+        .iter()
+        .map(state_of)
+        .collect::<Result<Vec<_>, _>>()?;
+    load(&vm, args, &resets[0])?;
 
     // Before any other thread starts, so that none gets the signals.
     let mut signals = Signals::new().map_err(system("receive signals"))?;
     let terminal = RawMode::enter().map_err(system("set up the terminal"))?;
-    let end = drive(&mut vm, &mut signals, terminal.as_ref(), args.trace);
+    let ended = drive(&mut vm, args, resets, &mut signals, terminal.as_ref());
     drop(terminal);
 
-    if let Err(Error::Cpu(cpu::Error::Run(_))) = end {
-        eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
+    match ended? {
+        Ended::ByGuest(cpu, Ok(end)) => {
+            let panicked =
+                args.kernel.is_some() && linux::has_panicked(&vm.memory, args.cmdline.as_deref());
+            Ok(end::by_guest(&end, cpu, panicked, &vm))
+        }
+        Ended::ByGuest(_, Err(error)) => {
+            if let cpu::Error::Run { cpu, .. } = error {
+                eprint!("{}", Dump::of(&vm.vcpus[cpu], &vm.memory));
+            }
+            Err(error.into())
+        }
+        Ended::FromOutside(cause) => Ok(end::from_outside(cause)),
     }
-    let (end, cause) = end?;
-    let panicked =
-        args.kernel.is_some() && linux::has_panicked(&vm.memory, args.cmdline.as_deref());
-    Ok(report(&end, cause, panicked, &vm))
 }
 
-fn load(vm: &Vm, args: &RunArgs) -> Result<(), Error> {
-    let reset = vm.vcpu.get_sregs().map_err(Error::Reset)?;
-    let memory: &GuestMemoryMmap = &vm.memory;
+fn state_of(vcpu: &VcpuFd) -> Result<CpuState, Error> {
+    Ok(CpuState {
+        regs: vcpu.get_regs().map_err(Error::Reset)?,
+        sregs: vcpu.get_sregs().map_err(Error::Reset)?,
+    })
+}
+
+fn load(vm: &Vm, args: &RunArgs, reset: &CpuState) -> Result<(), Error> {
+    let (memory, reset) = (&vm.memory, reset.sregs);
     let state = match (&args.kernel, &args.flat) {
         (Some(kernel), _) => {
-            let (initrd, cmdline) = (args.initrd.as_deref(), args.cmdline.as_deref());
-            linux::load(memory, &vm.ram, kernel, initrd, cmdline, reset)?
+            let source = linux::Source {
+                kernel,
+                initrd: args.initrd.as_deref(),
+                cmdline: args.cmdline.as_deref(),
+                protocol: args.boot,
+            };
+            linux::load(memory, &vm.ram, &source, args.cpus, reset)?
         }
         (None, Some(code)) => {
             let entry = args.entry.unwrap_or(args.load);
             flat::load(memory, code, args.load, entry, args.mode, reset)?
         }
-        (None, None) => unreachable!("the command line demands one of the two"),
+        (None, None) => unreachable!("the command line has one of the two"),
     };
     Ok(vm.set_state(&state)?)
 }
 
-/// Runs the vCPU on a thread of its own and passes events on to it from this one.
+/// Who ended the machine.
+enum Ended {
+    /// A vCPU, and how.
+    ByGuest(usize, Result<End, cpu::Error>),
+    /// Nobody inside.
+    FromOutside(Cause),
+}
+
+/// Runs each vCPU on a thread of its own and passes events on to them from this one. None of the
+/// threads is left when this returns.
 fn drive(
     vm: &mut Vm,
+    args: &RunArgs,
+    resets: Vec<CpuState>,
     signals: &mut Signals,
     terminal: Option<&RawMode>,
-    trace: bool,
-) -> Result<(End, Cause), Error> {
-    let shared = Shared::new().map_err(system("make the machine's timer"))?;
-    let console = Console::new().map_err(system("open standard output"))?;
-    // SAFETY: the vCPU is borrowed from the caller, so it stays open while `kick` exists.
-    let kick = unsafe { Kick::new(&mut vm.vcpu) }.map_err(system("handle SIGRTMIN"))?;
-    let mut cpu = Cpu {
-        vcpu: &mut vm.vcpu,
-        shared: &shared,
-        kick: &kick,
-        console,
-        trace,
-    };
+) -> Result<Ended, Error> {
+    let irqchip = Irqchip::new(args.irqchip(), &vm.vm, args.cpus);
+    let served: Vec<_> = (0..vm.vcpus.len()).map(|cpu| irqchip.serves(cpu)).collect();
+    let console = Console::new(args.stamp).map_err(system("open standard output"))?;
+    let kicks = vm
+        .vcpus
+        .iter_mut()
+        // SAFETY: the vCPUs are borrowed from the caller, so they stay open while the kicks exist.
+        .map(|vcpu| unsafe { Kick::new(vcpu) })
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(system("handle SIGRTMIN"))?;
+    let shared = Shared::new(Board::new(irqchip), kicks, console)
+        .map_err(system("make the machine's timer"))?;
 
     thread::scope(|scope| {
-        let vcpu = thread::Builder::new()
-            .name("vcpu 0".into())
-            .spawn_scoped(scope, || {
-                // Also a panic must end the wait of the other thread.
-                let _ended = Announce(shared.ended());
-                cpu.run()
-            })
-            .map_err(system("start a thread"))?;
-        let cause = Events::new(&shared, &kick, signals, terminal).pass_on();
-        let end = vcpu
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((end, cause.map_err(system("wait for events"))?))
+        let mut threads = Vec::new();
+        let mut cause = Ok(Cause::Guest);
+        for (id, (vcpu, reset)) in vm.vcpus.iter_mut().zip(resets).enumerate() {
+            let cpu = Cpu {
+                id,
+                vcpu,
+                shared: &shared,
+                reset,
+                is_served: served[id],
+                pin: args.pin.get(id % args.pin.len().max(1)).copied(),
+                trace: args.trace,
+            };
+            match start_thread(scope, cpu) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    cause = Err(error);
+                    break;
+                }
+            }
+        }
+        if cause.is_ok() {
+            cause = Events::new(&shared, signals, terminal)
+                .pass_on()
+                .map_err(system("wait for events"));
+        }
+        shared.end_all();
+        for thread in threads {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        let cause = cause?;
+        Ok(match shared.take_end() {
+            Some((cpu, end)) => Ended::ByGuest(cpu, end),
+            None => Ended::FromOutside(cause),
+        })
     })
 }
 
-/// Makes an event happen when dropped.
-struct Announce<'a>(&'a EventFd);
-
-impl Drop for Announce<'_> {
-    fn drop(&mut self) {
-        // Adding one to a counter that nobody counts up cannot overflow it.
-        let _ = self.0.write(1);
-    }
-}
-
-/// Says how it ended, and what exit status that is. A guest that `panicked` before it reset the
-/// machine has died.
-fn report(end: &End, cause: Cause, panicked: bool, vm: &Vm) -> ExitCode {
-    match end {
-        End::Halted => eprintln!("minivmm: the guest has halted"),
-        End::Reset(reset) if panicked => {
-            let how = reset.describe();
-            eprintln!("minivmm: the guest has died: it panicked, and reset itself by {how}");
-            eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
-            return ExitCode::from(GUEST_DIED);
-        }
-        End::Reset(reset) => eprintln!("minivmm: the guest has rebooted by {}", reset.describe()),
-        End::Died(exit) => {
-            let cause = trace::describe(exit, &[]);
-            eprintln!("minivmm: the guest has died: {cause}");
-            eprint!("{}", Dump::of(&vm.vcpu, &vm.memory));
-            return ExitCode::from(GUEST_DIED);
-        }
-        End::Stopped => match cause {
-            Cause::Signal(number) => {
-                eprintln!("minivmm: ended by signal {number}");
-                let number = u8::try_from(number).unwrap_or_default();
-                return ExitCode::from(SIGNALLED + number);
-            }
-            Cause::Keys | Cause::Guest => eprintln!("minivmm: ended from the keyboard"),
-        },
-    }
-    ExitCode::SUCCESS
+fn start_thread<'scope, 'a: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    mut cpu: Cpu<'a>,
+) -> Result<ScopedJoinHandle<'scope, ()>, Error> {
+    let running = cpu.shared.begin();
+    thread::Builder::new()
+        .name(format!("vcpu{}", cpu.id))
+        .spawn_scoped(scope, move || {
+            // Dropped last, and also by a panic: it ends the wait of the other threads.
+            let _running = running;
+            let end = cpu.run();
+            cpu.shared.record(cpu.id, end);
+        })
+        .map_err(system("start a vCPU's thread"))
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the vCPU's thread and the thread that waits for events share.
+//! What the vCPUs' threads and the thread that waits for events share.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,58 +11,63 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::cpu::{End, Error};
 use crate::devices::Board;
+use crate::terminal::Console;
+use crate::vcpu::Kick;
 
-/// What the vCPU will notice by itself.
+/// How long a vCPU's thread gets to react to a kick before it is kicked again.
+const KICK_RETRY: Duration = Duration::from_millis(10);
+
+/// What a vCPU will notice by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Attention {
+enum Attention {
     /// Nothing: it may be running guest code, and wants a kick.
     None,
+    /// A kick it has been given already.
+    Kicked,
     /// An interrupt window: it comes out by itself and looks at the interrupt controller.
     Window,
-    /// It waits in HLT, on the condition variable.
-    Halted,
+    /// It waits on its condition variable.
+    Waiting(Until),
+}
+
+/// What ends a vCPU's wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// An interrupt, or an event: it is in HLT.
+    Interrupt,
+    /// An event only: it is in HLT with interrupts off, or waits for its start.
+    Event,
 }
 
 /// The devices, and what goes with them under one lock. Nobody waits for anything while holding it.
-pub struct State {
-    /// The devices.
-    pub board: Board,
-    /// How the vCPU is to be told of an interrupt.
-    pub attention: Attention,
+struct State {
+    board: Board,
+    /// Of each vCPU.
+    attention: Vec<Attention>,
     timer: TimerFd,
     armed: Option<u64>,
+    /// Threads of vCPUs that have begun and not ended.
+    running: usize,
+    /// How the first vCPU ended that did so by itself, and which it was.
+    end: Option<(usize, Result<End, Error>)>,
 }
 
 impl State {
-    /// Sets the host's timer to the next interrupt of the guest's timer, if that has changed. A
+    /// Sets the host's timer to what time has to do next on the board, if that has changed. A
     /// timer that is no longer wanted may expire for nothing: the guest stops it each time it
     /// reprograms it, which is not worth a system call.
-    ///
-    /// # Errors
-    ///
-    /// What the system says.
-    pub fn arm_timer(&mut self) -> io::Result<()> {
-        match self.board.next_tick() {
-            Some((tick, _)) if self.armed != Some(tick) => self.set_timer(),
+    fn arm_timer(&mut self) -> io::Result<()> {
+        match self.board.next_deadline() {
+            Some((deadline, _)) if self.armed != Some(deadline) => self.set_timer(),
             _ => Ok(()),
         }
     }
 
-    /// The host's timer has expired: lets the guest's timer interrupt and sets the host's anew,
-    /// which also takes back that it has expired.
-    ///
-    /// # Errors
-    ///
-    /// What the system says.
-    pub fn timer_expired(&mut self) -> io::Result<()> {
-        self.board.pass_time();
-        self.set_timer()
-    }
-
     fn set_timer(&mut self) -> io::Result<()> {
-        let next = self.board.next_tick();
-        self.armed = next.map(|(tick, _)| tick);
+        let next = self.board.next_deadline();
+        self.armed = next.map(|(deadline, _)| deadline);
         match next {
             // No time at all would switch the timer off.
             Some((_, away)) => self.timer.reset(away.max(Duration::from_nanos(1)), None),
@@ -72,65 +77,172 @@ impl State {
     }
 }
 
-/// Everything the two threads share.
+/// Everything the threads share.
 pub struct Shared {
     state: Mutex<State>,
-    interrupt: Condvar,
+    /// Of each vCPU: what it waits on.
+    wake: Vec<Condvar>,
+    /// Of each vCPU: how to get it out of KVM_RUN.
+    kicks: Vec<Kick>,
+    console: Mutex<Console>,
     over: AtomicBool,
     ended: EventFd,
+    all_ended: Condvar,
     timer: RawFd,
 }
 
 impl Shared {
-    /// A machine that has just been switched on.
+    /// A machine that has just been switched on, with a kick for each of its vCPUs.
     ///
     /// # Errors
     ///
     /// What the system says when it refuses a descriptor.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(board: Board, kicks: Vec<Kick>, console: Console) -> io::Result<Self> {
         let timer = TimerFd::new().map_err(io::Error::from)?;
         Ok(Self {
             timer: timer.as_raw_fd(),
             state: Mutex::new(State {
-                board: Board::new(),
-                attention: Attention::None,
+                board,
+                attention: vec![Attention::None; kicks.len()],
                 timer,
                 armed: None,
+                running: 0,
+                end: None,
             }),
-            interrupt: Condvar::new(),
+            wake: kicks.iter().map(|_| Condvar::new()).collect(),
+            kicks,
+            console: Mutex::new(console),
             over: AtomicBool::new(false),
             ended: EventFd::new(EFD_NONBLOCK)?,
+            all_ended: Condvar::new(),
         })
     }
 
-    /// Locks the state.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("a thread of minivmm has panicked")
     }
 
-    /// Waits in HLT until there is an interrupt or the machine is over.
-    pub fn wait_for_interrupt(&self) {
+    /// How to kick vCPU `cpu`.
+    pub fn kick(&self, cpu: usize) -> &Kick {
+        &self.kicks[cpu]
+    }
+
+    /// Works on the devices. vCPUs that have something to attend to afterwards are told, but for
+    /// `by`, the caller's own, which looks by itself before it runs the guest again.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it refuses to set the timer.
+    pub fn access<R>(
+        &self,
+        by: Option<usize>,
+        work: impl FnOnce(&mut Board) -> R,
+    ) -> io::Result<R> {
         let mut state = self.lock();
-        state.attention = Attention::Halted;
-        let mut state = self
-            .interrupt
-            .wait_while(state, |state| {
-                !state.board.interrupt_pending() && !self.is_over()
-            })
+        let result = work(&mut state.board);
+        state.arm_timer()?;
+        self.tell(&mut state, by);
+        Ok(result)
+    }
+
+    /// The host's timer has expired: lets time pass on the board and sets the host's timer anew,
+    /// which also takes back that it has expired.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it refuses to set the timer.
+    pub fn timer_expired(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.board.pass_time();
+        state.set_timer()?;
+        self.tell(&mut state, None);
+        Ok(())
+    }
+
+    /// Tells vCPUs that there is something for them, each in the way it waits for.
+    fn tell(&self, state: &mut State, by: Option<usize>) {
+        let State {
+            board, attention, ..
+        } = state;
+        for (cpu, attention) in attention.iter_mut().enumerate() {
+            if Some(cpu) == by || !board.irqchip().wants(cpu) {
+                continue;
+            }
+            match attention {
+                Attention::None => {
+                    *attention = Attention::Kicked;
+                    self.kicks[cpu].kick();
+                }
+                Attention::Kicked | Attention::Window => {}
+                Attention::Waiting(_) => self.wake[cpu].notify_all(),
+            }
+        }
+    }
+
+    /// Before vCPU `cpu` runs the guest: lets `deliver` give it what the interrupt controllers
+    /// have for it. `deliver` also says whether something is left for an interrupt window, and so
+    /// does this.
+    pub fn deliver<R>(
+        &self,
+        cpu: usize,
+        deliver: impl FnOnce(&mut Board) -> (R, bool),
+    ) -> (R, bool) {
+        let mut state = self.lock();
+        let (result, left) = deliver(&mut state.board);
+        state.attention[cpu] = if left {
+            Attention::Window
+        } else {
+            Attention::None
+        };
+        (result, left)
+    }
+
+    /// vCPU `cpu` waits until there is something for it or the machine is over. False, at once, if
+    /// nothing can come any more: no other vCPU runs either, or will by an interrupt.
+    pub fn wait(&self, cpu: usize, until: Until) -> bool {
+        let mut state = self.lock();
+        state.attention[cpu] = Attention::Waiting(until);
+        let goes_on = |state: &mut State| {
+            let irqchip = state.board.irqchip();
+            let something = match until {
+                Until::Interrupt => irqchip.wants(cpu),
+                Until::Event => irqchip.has_event(cpu),
+            };
+            something || self.is_over()
+        };
+        let dead = state
+            .attention
+            .iter()
+            .all(|attention| *attention == Attention::Waiting(Until::Event));
+        if dead && !goes_on(&mut state) {
+            return false;
+        }
+        let mut state = self.wake[cpu]
+            .wait_while(state, |state| !goes_on(state))
             .expect("a thread of minivmm has panicked");
-        state.attention = Attention::None;
+        state.attention[cpu] = Attention::None;
+        true
     }
 
-    /// Wakes a vCPU that waits in HLT.
-    pub fn wake(&self) {
-        self.interrupt.notify_all();
+    /// Writes what the guest sent to its console.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when the reader is gone.
+    pub fn write_console(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut console = self
+            .console
+            .lock()
+            .expect("a thread of minivmm has panicked");
+        console.write(bytes, || self.is_over())
     }
 
-    /// Ends the machine: the vCPU's thread stops where it next looks.
-    pub fn finish(&self) {
-        let _state = self.lock();
-        self.over.store(true, Ordering::SeqCst);
-        self.wake();
+    /// How many bytes can be typed ahead of the guest without losing any.
+    pub fn typing_room(&self) -> usize {
+        self.lock().board.typing_room()
     }
 
     /// Whether the machine is to end.
@@ -138,45 +250,70 @@ impl Shared {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// Becomes readable when the vCPU's thread has ended.
+    /// A thread of a vCPU begins; its end is announced when the result is dropped.
+    pub fn begin(&self) -> Running<'_> {
+        self.lock().running += 1;
+        Running(self)
+    }
+
+    /// vCPU `cpu` has ended. The first to do so by itself decides how the machine ends.
+    pub fn record(&self, cpu: usize, end: Result<End, Error>) {
+        if !matches!(end, Ok(End::Stopped)) {
+            self.lock().end.get_or_insert((cpu, end));
+        }
+    }
+
+    /// How the machine ended, and by which vCPU; `None` if it was ended from outside.
+    pub fn take_end(&self) -> Option<(usize, Result<End, Error>)> {
+        self.lock().end.take()
+    }
+
+    /// Becomes readable when a vCPU's thread has ended.
     pub fn ended(&self) -> &EventFd {
         &self.ended
     }
 
-    /// Becomes readable when [`State::timer_expired`] is due.
+    /// Becomes readable when [`Self::timer_expired`] is due.
     pub fn timer(&self) -> RawFd {
         self.timer
+    }
+
+    /// Makes every vCPU's thread end, and waits until they have. A thread may be anywhere, also in
+    /// a write to a reader that does not read, so it is kicked until it has ended.
+    pub fn end_all(&self) {
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner());
+        self.over.store(true, Ordering::SeqCst);
+        while state.running > 0 {
+            self.wake.iter().for_each(Condvar::notify_all);
+            self.kicks.iter().for_each(Kick::kick);
+            state = self
+                .all_ended
+                .wait_timeout(state, KICK_RETRY)
+                .unwrap_or_else(|broken| broken.into_inner())
+                .0;
+        }
+    }
+}
+
+/// A thread of a vCPU, which ends when this is dropped, also by a panic.
+pub struct Running<'a>(&'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let shared = self.0;
+        let mut state = shared
+            .state
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner());
+        state.running -= 1;
+        shared.all_ended.notify_all();
+        // Adding one to a counter that never gets far cannot overflow it.
+        let _ = shared.ended.write(1);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::terminal::poll;
-
-    const PIT_CHANNEL_0: u16 = 0x40;
-    const PIT_CONTROL: u16 = 0x43;
-    const ONE_SHOT: u8 = 0x38;
-
-    fn is_readable(shared: &Shared) -> bool {
-        poll::readable([Some(shared.timer())], Some(Duration::from_secs(1))).expect("poll")[0]
-    }
-
-    #[test]
-    fn a_one_shot_timer_expires_once() {
-        let shared = Shared::new().expect("descriptors");
-        let mut state = shared.lock();
-        for (port, value) in [
-            (PIT_CONTROL, ONE_SHOT),
-            (PIT_CHANNEL_0, 0x10),
-            (PIT_CHANNEL_0, 0),
-        ] {
-            state.board.write(port, 1, &[value]);
-        }
-        state.arm_timer().expect("armed");
-        assert!(is_readable(&shared), "it never expires");
-        state.timer_expired().expect("armed again");
-        let again = poll::readable([Some(shared.timer())], Some(Duration::ZERO)).expect("poll");
-        assert_eq!(again, [false], "it is said to have expired for ever");
-    }
-}
+mod tests;

@@ -44,22 +44,25 @@ pub struct InternalError {
 pub enum Exit {
     /// A port access; [`pio_data`] has its bytes.
     Io(Pio),
-    /// A load from an address without memory. It has been answered: all ones.
+    /// A load from an address without memory; [`mmio_data`] takes what it gives.
     MmioRead {
         /// Guest-physical address.
         address: u64,
-        /// Bytes.
-        width: usize,
     },
-    /// A store to an address without memory.
+    /// A store to an address without memory; [`mmio_data`] has what was stored.
     MmioWrite {
         /// Guest-physical address.
         address: u64,
-        /// What was stored.
-        data: Vec<u8>,
     },
     /// HLT.
     Halt,
+    /// An end of interrupt that an IOAPIC in user space wants to know of.
+    IoapicEoi {
+        /// The interrupt's vector.
+        vector: u8,
+    },
+    /// The guest lowered its task priority (CR8).
+    SetTpr,
     /// The guest can take an interrupt now.
     InterruptWindow,
     /// A signal, or `immediate_exit`.
@@ -87,17 +90,10 @@ pub enum Exit {
 pub fn run(vcpu: &mut VcpuFd) -> Result<Exit, errno::Error> {
     let exit = match vcpu.run() {
         Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => None,
-        Ok(VcpuExit::MmioRead(address, data)) => {
-            data.fill(0xff);
-            Some(Exit::MmioRead {
-                address,
-                width: data.len(),
-            })
-        }
-        Ok(VcpuExit::MmioWrite(address, data)) => Some(Exit::MmioWrite {
-            address,
-            data: data.to_vec(),
-        }),
+        Ok(VcpuExit::MmioRead(address, _)) => Some(Exit::MmioRead { address }),
+        Ok(VcpuExit::MmioWrite(address, _)) => Some(Exit::MmioWrite { address }),
+        Ok(VcpuExit::IoapicEoi(vector)) => Some(Exit::IoapicEoi { vector }),
+        Ok(VcpuExit::SetTpr) => Some(Exit::SetTpr),
         Ok(VcpuExit::Hlt) => Some(Exit::Halt),
         Ok(VcpuExit::IrqWindowOpen) => Some(Exit::InterruptWindow),
         Ok(VcpuExit::Intr) => Some(Exit::Interrupted),
@@ -176,5 +172,26 @@ pub fn pio_data(vcpu: &mut VcpuFd) -> &mut [u8] {
     // the vCPU keeps the mapping, and everybody else from using it.
     unsafe {
         std::slice::from_raw_parts_mut(page.cast::<u8>().add(io.data_offset as usize), length)
+    }
+}
+
+/// The bytes of the access to memory-mapped registers that the last run ended with: to be read for
+/// a store, to be filled for a load. Empty after any other exit.
+pub fn mmio_data(vcpu: &mut VcpuFd) -> &mut [u8] {
+    let run = vcpu.get_kvm_run();
+    if run.exit_reason != kvm::KVM_EXIT_MMIO {
+        return &mut [];
+    }
+    // SAFETY: the exit reason says that this member is the valid one.
+    let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+    let length = (mmio.len as usize).min(mmio.data.len());
+    &mut mmio.data[..length]
+}
+
+/// The bytes of the access that the last run ended with, of either kind.
+pub fn data(vcpu: &mut VcpuFd) -> &mut [u8] {
+    match vcpu.get_kvm_run().exit_reason {
+        kvm::KVM_EXIT_MMIO => mmio_data(vcpu),
+        _ => pio_data(vcpu),
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! External interrupts, for a vCPU without an interrupt controller in the kernel (api.rst, 4.16
-//! KVM_INTERRUPT).
+//! External interrupts, for a vCPU whose interrupts, or those of the 8259A, come from user space
+//! (api.rst, 4.16 KVM_INTERRUPT).
 
 use kvm_bindings::{kvm_interrupt, KVMIO};
 use kvm_ioctls::VcpuFd;
@@ -27,6 +27,17 @@ pub fn readiness(vcpu: &mut VcpuFd) -> Readiness {
         for_injection: run.ready_for_interrupt_injection != 0,
         interrupt_flag: run.if_flag != 0,
     }
+}
+
+/// CR8 and IA32_APIC_BASE after a run.
+pub fn apic_state(vcpu: &mut VcpuFd) -> (u64, u64) {
+    let run = vcpu.get_kvm_run();
+    (run.cr8, run.apic_base)
+}
+
+/// Sets CR8 for the next run, where KVM has no local APIC that keeps it.
+pub fn set_cr8(vcpu: &mut VcpuFd, cr8: u64) {
+    vcpu.get_kvm_run().cr8 = cr8;
 }
 
 /// Asks for an exit as soon as the guest can take an interrupt, or no longer does.

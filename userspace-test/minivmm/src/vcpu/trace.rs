@@ -9,11 +9,12 @@ use super::exit::{Direction, Exit, Pio};
 /// Bytes of a string instruction that are shown.
 const SHOWN: usize = 16;
 
-/// Describes one exit: its number, what it was, and where the guest was.
+/// Describes one exit: of which vCPU, its number, what it was, and where the guest was.
 ///
-/// `data` are the bytes of a port access, after it has been served.
-pub fn line(number: u64, exit: &Exit, data: &[u8], rip: Option<u64>) -> String {
-    let mut line = format!("#{number} {}", describe(exit, data));
+/// `data` are the bytes of an access to a port or to memory-mapped registers, after it has been
+/// served.
+pub fn line(cpu: usize, number: u64, exit: &Exit, data: &[u8], rip: Option<u64>) -> String {
+    let mut line = format!("vcpu{cpu} #{number} {}", describe(exit, data));
     match rip {
         Some(rip) => write!(line, " rip={rip:#x}"),
         None => write!(line, " rip=?"),
@@ -26,16 +27,10 @@ pub fn line(number: u64, exit: &Exit, data: &[u8], rip: Option<u64>) -> String {
 pub fn describe(exit: &Exit, data: &[u8]) -> String {
     match exit {
         Exit::Io(pio) => describe_pio(pio, data),
-        Exit::MmioRead { address, width } => {
-            format!("MMIO read {address:#x} {} all ones", bytes(*width))
-        }
-        Exit::MmioWrite { address, data } => {
-            format!(
-                "MMIO write {address:#x} {} {}",
-                bytes(data.len()),
-                value(data)
-            )
-        }
+        Exit::MmioRead { address } => describe_mmio("read", *address, data),
+        Exit::MmioWrite { address } => describe_mmio("write", *address, data),
+        Exit::IoapicEoi { vector } => format!("IOAPIC_EOI vector {vector:#x}"),
+        Exit::SetTpr => "SET_TPR".into(),
         Exit::Halt => "HLT".into(),
         Exit::InterruptWindow => "IRQ_WINDOW_OPEN".into(),
         Exit::Interrupted => "INTR".into(),
@@ -73,6 +68,14 @@ fn describe_pio(pio: &Pio, data: &[u8]) -> String {
     let shown = &data[..data.len().min(SHOWN)];
     let more = if shown.len() < data.len() { " .." } else { "" };
     format!("{access} x {} [{}{more}]", pio.count, hex(shown))
+}
+
+fn describe_mmio(what: &str, address: u64, data: &[u8]) -> String {
+    format!(
+        "MMIO {what} {address:#x} {} {}",
+        bytes(data.len()),
+        value(data)
+    )
 }
 
 /// A little-endian number, and the character it may be.
@@ -170,8 +173,8 @@ mod tests {
     #[test]
     fn a_port_access_is_shown_with_its_value() {
         assert_eq!(
-            line(12, &pio(Direction::Out, 1, 1), b"A", Some(0x7c05)),
-            "#12 IO out 0x3f8 1 byte 0x41 'A' rip=0x7c05"
+            line(3, 12, &pio(Direction::Out, 1, 1), b"A", Some(0x7c05)),
+            "vcpu3 #12 IO out 0x3f8 1 byte 0x41 'A' rip=0x7c05"
         );
         assert_eq!(
             describe(&pio(Direction::In, 4, 1), &[0x78, 0x56, 0x34, 0x12]),
@@ -220,6 +223,17 @@ mod tests {
 
     #[test]
     fn an_unknown_place_is_said() {
-        assert_eq!(line(1, &Exit::Halt, &[], None), "#1 HLT rip=?");
+        assert_eq!(line(0, 1, &Exit::Halt, &[], None), "vcpu0 #1 HLT rip=?");
+    }
+
+    #[test]
+    fn an_access_to_registers_is_shown_with_its_value() {
+        let exit = Exit::MmioWrite {
+            address: 0xfec0_0010,
+        };
+        assert_eq!(
+            describe(&exit, &[0x10, 0, 0, 0]),
+            "MMIO write 0xfec00010 4 bytes 0x10"
+        );
     }
 }

@@ -4,9 +4,10 @@
 
 use std::fs;
 
-use linux_loader::loader::bootparam::boot_params;
+use linux_loader::loader::bootparam::{boot_params, setup_header};
 use vmm_sys_util::tempfile::TempFile;
 
+use super::kernel::{BOOT_FLAG, HEADER_MAGIC, XLF_KERNEL_64};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -36,8 +37,13 @@ fn bzimage(edit: impl FnOnce(&mut setup_header)) -> Vec<u8> {
     image
 }
 
-/// A vmlinux of one segment at 16 MiB: 4 bytes of file, 2 MiB of memory.
-fn vmlinux() -> Vec<u8> {
+/// The note that names the PVH entry: owner "Xen", type 18, a 32-bit address.
+const PVH_NOTE: [u8; 20] = [
+    4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0x80, 0, 0, 1,
+];
+
+/// A vmlinux of one segment at 16 MiB, 4 bytes of file and 2 MiB of memory, and of `note`.
+fn vmlinux_with(note: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 0x1000];
     let mut put = |offset: usize, bytes: &[u8]| {
         image[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -50,14 +56,23 @@ fn vmlinux() -> Vec<u8> {
     put(32, &64u64.to_le_bytes());
     put(52, &64u16.to_le_bytes());
     put(54, &56u16.to_le_bytes());
-    put(56, &1u16.to_le_bytes());
+    put(56, &2u16.to_le_bytes());
     put(64, &1u32.to_le_bytes());
     put(64 + 8, &0x200u64.to_le_bytes());
     put(64 + 24, &0x100_0000u64.to_le_bytes());
     put(64 + 32, &4u64.to_le_bytes());
     put(64 + 40, &(2 * MIB).to_le_bytes());
+    put(120, &4u32.to_le_bytes());
+    put(120 + 8, &0x300u64.to_le_bytes());
+    put(120 + 32, &(note.len() as u64).to_le_bytes());
+    put(120 + 48, &4u64.to_le_bytes());
     put(0x200, b"text");
+    put(0x300, note);
     image
+}
+
+fn vmlinux() -> Vec<u8> {
+    vmlinux_with(&PVH_NOTE)
 }
 
 fn file(content: &[u8]) -> TempFile {
@@ -66,7 +81,8 @@ fn file(content: &[u8]) -> TempFile {
     file
 }
 
-fn boot(
+fn boot_by(
+    protocol: BootProtocol,
     image: &[u8],
     initrd: Option<&[u8]>,
     mib: u64,
@@ -74,16 +90,22 @@ fn boot(
     let ram = layout::ram(mib * MIB);
     let memory = GuestMemoryMmap::from_ranges(&ram).expect("memory");
     let (image, initrd) = (file(image), initrd.map(file));
-    let initrd = initrd.as_ref().map(TempFile::as_path);
-    let state = load(
-        &memory,
-        &ram,
-        image.as_path(),
-        initrd,
-        Some("quiet"),
-        kvm_sregs::default(),
-    )?;
+    let source = Source {
+        kernel: image.as_path(),
+        initrd: initrd.as_ref().map(TempFile::as_path),
+        cmdline: Some("quiet"),
+        protocol,
+    };
+    let state = load(&memory, &ram, &source, 2, kvm_sregs::default())?;
     Ok((memory, state))
+}
+
+fn boot(
+    image: &[u8],
+    initrd: Option<&[u8]>,
+    mib: u64,
+) -> Result<(GuestMemoryMmap, CpuState), Error> {
+    boot_by(BootProtocol::Linux64, image, initrd, mib)
 }
 
 fn zero_page(memory: &GuestMemoryMmap) -> boot_params {
@@ -123,6 +145,47 @@ fn a_vmlinux_starts_at_its_entry() {
     let header = zero_page(&memory).hdr;
     assert_eq!({ header.boot_flag }, 0xaa55);
     assert_eq!({ header.header }, 0x5372_6448);
+}
+
+#[test]
+fn pvh_starts_where_the_note_says() {
+    let (memory, state) = boot_by(BootProtocol::Pvh, &vmlinux(), None, 64).expect("boots");
+    assert_eq!(state.regs.rip, 0x100_0080);
+    assert_eq!(state.regs.rbx, layout::START_INFO.0);
+    assert_eq!(state.sregs.cr0 & (1 << 31), 0, "paging is on");
+    let magic: u32 = memory.read_obj(layout::START_INFO).expect("there");
+    assert_eq!(magic, 0x336e_c578);
+}
+
+#[test]
+fn pvh_finds_the_vmlinux_in_a_bzimage() {
+    let mut image = bzimage(|header| {
+        header.payload_offset = 0;
+        header.payload_length = 0x1000;
+    });
+    image.truncate(1024);
+    image.extend(vmlinux());
+    let (_, state) = boot_by(BootProtocol::Pvh, &image, None, 64).expect("boots");
+    assert_eq!(state.regs.rip, 0x100_0080);
+}
+
+#[test]
+fn a_kernel_without_pvh_entry_is_refused() {
+    let mut other = PVH_NOTE;
+    other[8] = 17;
+    for note in [&other[..], &[]] {
+        let error = boot_by(BootProtocol::Pvh, &vmlinux_with(note), None, 64);
+        let error = error.expect_err("no PVH entry");
+        assert!(matches!(error, Error::NoPvhEntry { .. }), "{error}");
+    }
+}
+
+#[test]
+fn acpi_is_where_the_zero_page_says() {
+    let (memory, _) = boot(&bzimage(|_| {}), None, 64).expect("boots");
+    let rsdp = GuestAddress(zero_page(&memory).acpi_rsdp_addr);
+    let signature: [u8; 8] = memory.read_obj(rsdp).expect("there");
+    assert_eq!(&signature, b"RSD PTR ");
 }
 
 #[test]
