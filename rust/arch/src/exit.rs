@@ -113,26 +113,31 @@ pub struct IoQualification(pub u64);
 
 impl IoQualification {
     /// Bytes an access moves: 1, 2 or 4.
+    #[inline]
     pub const fn size(self) -> u8 {
         (self.0 & 7) as u8 + 1
     }
 
     /// IN or INS rather than OUT or OUTS.
+    #[inline]
     pub const fn is_in(self) -> bool {
         self.0 & (1 << 3) != 0
     }
 
     /// INS or OUTS.
+    #[inline]
     pub const fn is_string(self) -> bool {
         self.0 & (1 << 4) != 0
     }
 
     /// REP-prefixed.
+    #[inline]
     pub const fn is_rep(self) -> bool {
         self.0 & (1 << 5) != 0
     }
 
     /// The port.
+    #[inline]
     pub const fn port(self) -> u16 {
         (self.0 >> 16) as u16
     }

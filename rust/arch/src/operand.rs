@@ -41,21 +41,25 @@ pub enum Size {
 
 impl Size {
     /// Bytes of this size.
+    #[inline]
     pub const fn bytes(self) -> usize {
         self as usize
     }
 
     /// Bits of this size.
+    #[inline]
     pub const fn bits(self) -> u32 {
         8 * self as u32
     }
 
     /// The bits a value of this size can have.
+    #[inline]
     pub const fn mask(self) -> u64 {
         u64::MAX >> (64 - self.bits())
     }
 
     /// `value`, of this size, with its sign bit repeated upwards.
+    #[inline]
     pub const fn sign_extend(self, value: u64) -> u64 {
         let unused = 64 - self.bits();
         ((value << unused) as i64 >> unused) as u64
@@ -63,6 +67,7 @@ impl Size {
 
     /// A register that held `old` after a write of `value` in this size: bytes and words leave
     /// the rest alone, doublewords clear the upper half (SDM vol. 1, 3.4.1.1).
+    #[inline]
     pub const fn merge(self, old: u64, value: u64) -> u64 {
         match self {
             Self::Byte | Self::Word => (old & !self.mask()) | (value & self.mask()),

@@ -64,6 +64,7 @@ const POLL_PENDING: u8 = 1 << 7;
 
 impl ChipState {
     /// Position of the first set bit of `lines` in the order of priority (0 is the highest).
+    #[inline]
     fn first(&self, lines: u8) -> Option<u8> {
         let first = lines
             .rotate_right(u32::from(self.priority_add & 7))
@@ -82,6 +83,7 @@ impl ChipState {
     }
 
     /// The input the chip interrupts for now.
+    #[inline]
     fn request(&self, is_master: bool) -> Option<u8> {
         let wanted = self.first(self.irr & !self.imr)?;
         let mut in_service = self.isr;
@@ -303,6 +305,7 @@ impl DualPic {
     }
 
     /// Whether the master asserts INTR.
+    #[inline]
     pub fn pending(&self) -> bool {
         self.master.request(true).is_some()
     }
@@ -337,6 +340,7 @@ impl DualPic {
     }
 
     /// Reads a port; `None` if it is not one of [`PORTS`].
+    #[inline]
     pub fn read(&mut self, port: u16) -> Option<u8> {
         Some(match port {
             MASTER_COMMAND | MASTER_DATA if self.master.poll => {

@@ -23,7 +23,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// access to them goes to the VMM.
     #[inline]
     pub(crate) fn is_chip(&self, gpa: Gpa) -> bool {
-        self.vm.irqchip().is_some_and(|irqchip| {
+        self.irqchip().is_some_and(|irqchip| {
             irqchip.ioapic_offset(gpa.0).is_some()
                 || irqchip.has_chips() && self.is_apic_register(gpa.0)
         })
@@ -34,7 +34,7 @@ impl<B: Backend> Loaded<'_, B> {
         if self.read_apic_page(gpa, data) {
             return true;
         }
-        let Some(irqchip) = self.vm.irqchip() else {
+        let Some(irqchip) = self.irqchip() else {
             return false;
         };
         match irqchip.ioapic_offset(gpa) {
@@ -51,7 +51,7 @@ impl<B: Backend> Loaded<'_, B> {
         if self.write_apic_page(gpa, data) {
             return true;
         }
-        if let Some(irqchip) = self.vm.irqchip() {
+        if let Some(irqchip) = self.irqchip() {
             if let Some(offset) = irqchip.ioapic_offset(gpa) {
                 irqchip.write_ioapic(offset, data);
                 return true;
@@ -60,9 +60,15 @@ impl<B: Backend> Loaded<'_, B> {
         self.bus_write(Space::Mmio, gpa, data)
     }
 
+    /// Whether any port may lead to something in the kernel.
+    #[inline]
+    pub(crate) fn has_port_devices(&self) -> bool {
+        self.irqchip().is_some() || self.vm.buses.has_any(Space::Pio)
+    }
+
     /// Reads a port of 1, 2 or 4 bytes. Returns whether a device answered.
     pub(crate) fn port_read(&mut self, port: u16, data: &mut [u8]) -> bool {
-        if let Some(irqchip) = self.vm.irqchip().filter(|_| is_pic_port(port)) {
+        if let Some(irqchip) = self.irqchip().filter(|_| is_pic_port(port)) {
             if irqchip.has_chips() {
                 if let [byte] = data {
                     *byte = irqchip.with_pic(|pic| pic.read(port)).unwrap_or(0xff);
@@ -84,7 +90,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Writes a port of 1, 2 or 4 bytes. Returns whether a device took it.
     pub(crate) fn port_write(&mut self, port: u16, data: &[u8]) -> bool {
-        if let Some(irqchip) = self.vm.irqchip().filter(|_| is_pic_port(port)) {
+        if let Some(irqchip) = self.irqchip().filter(|_| is_pic_port(port)) {
             if irqchip.has_chips() {
                 // The chips are eight bits wide, and take nothing wider.
                 if let [byte] = data {

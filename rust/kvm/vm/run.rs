@@ -106,7 +106,7 @@ impl<B: Backend> Loaded<'_, B> {
             } else if self.round()? == Next::User {
                 return Ok(());
             }
-            let has_vmm_pics = self.vm.irqchip().is_none_or(|irqchip| !irqchip.has_chips());
+            let has_vmm_pics = self.irqchip().is_none_or(|irqchip| !irqchip.has_chips());
             if has_vmm_pics
                 && self.vcpu.run.request_interrupt_window()
                 && self.ready_for_interrupt()
@@ -194,7 +194,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// The inner loop. Returns the exit to serve, or `None` where none is due.
     fn enter_guest(&mut self) -> Option<Exit> {
         let wants_window = self.vcpu.run.request_interrupt_window()
-            && self.vm.irqchip().is_none_or(|irqchip| !irqchip.has_chips())
+            && self.irqchip().is_none_or(|irqchip| !irqchip.has_chips())
             && self.accepts_vmm_interrupt();
 
         self.vcpu.steal_time.set_at_boundary(false);
@@ -272,7 +272,9 @@ impl<B: Backend> Loaded<'_, B> {
             return false;
         }
         match exit {
-            Exit::Io(io) if io.string.is_none() => guest_mode.pause(|| self.device_io(&io)),
+            Exit::Io(io) if io.string.is_none() && self.has_port_devices() => {
+                guest_mode.pause(|| self.device_io(&io))
+            }
             Exit::MsrWrite => guest_mode.pause(|| self.write_msr_locked()),
             Exit::Hypercall => guest_mode.pause(|| self.hypercall_locked()),
             Exit::Memory {

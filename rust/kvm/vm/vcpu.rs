@@ -42,6 +42,7 @@ use super::{
     io::Pending,
     irq::{
         Aftermath,
+        Irqchip,
         LocalApic, //
     },
     kick::Runner,
@@ -80,6 +81,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) runner: Arc<Runner>,
     /// Its local APIC, where that is in the kernel.
     pub(crate) apic: Option<Arc<LocalApic>>,
+    /// The VM's interrupt controllers, where they are in the kernel: made before any vCPU.
+    irqchip: Option<Arc<Irqchip>>,
     /// `struct kvm_run`, page 0 of the mapping.
     pub(crate) run: RunPage,
     /// Data of port I/O, page 1 of the mapping.
@@ -190,6 +193,7 @@ impl<B: Backend> Vcpu<B> {
                 id: id,
                 runner: runner,
                 apic: apic,
+                irqchip: vm.irqchip().cloned(),
                 run: run,
                 pio: pio,
                 resident: resident,
@@ -263,7 +267,7 @@ impl<B: Backend> Resident for Vcpu<B> {
     }
 }
 
-impl<B: Backend> Loaded<'_, B> {
+impl<'a, B: Backend> Loaded<'a, B> {
     /// Sets the registers as reset and INIT both leave them (SDM vol. 3, table 10-1).
     pub(crate) fn reset_registers(&mut self) {
         /// What RDX says where no CPUID was set: family 6.
@@ -288,6 +292,12 @@ impl<B: Backend> Loaded<'_, B> {
     #[inline]
     pub(crate) fn apic(&self) -> Option<&LocalApic> {
         self.vcpu.apic.as_deref()
+    }
+
+    /// The VM's interrupt controllers, where they are in the kernel.
+    #[inline]
+    pub(crate) fn irqchip(&self) -> Option<&'a Irqchip> {
+        self.vcpu.irqchip.as_deref()
     }
 
     /// Whether this vCPU starts by itself.

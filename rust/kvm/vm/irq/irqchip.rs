@@ -339,6 +339,7 @@ impl Irqchip {
     }
 
     /// Takes over what the PICs say, and gets the bootstrap processor to look at it.
+    #[inline]
     fn update_pic_output(&self, pic: &DualPic) {
         let output = pic.pending();
         if output == self.pic_output.swap(output, Ordering::AcqRel) || !output {
@@ -494,7 +495,9 @@ impl Irqchip {
         self.update_pic_output(&chips.pic);
         let ended = chips.pic.take_ended();
         drop(chips);
-        self.notify_pic(ended);
+        if ended != 0 {
+            self.notify_pic(ended);
+        }
         result
     }
 

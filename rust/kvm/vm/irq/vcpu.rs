@@ -68,7 +68,6 @@ impl<B: Backend> Loaded<'_, B> {
     fn has_extint(&self, apic: &LocalApic) -> bool {
         let waits = self.state.external_interrupt.is_some()
             || self
-                .vm
                 .irqchip()
                 .is_some_and(|irqchip| irqchip.has_pic_output());
         waits && apic.lapic.takes_extint()
@@ -245,7 +244,7 @@ impl<B: Backend> Loaded<'_, B> {
                     return true;
                 };
                 let watched = || {
-                    let irqchip = self.vm.irqchip();
+                    let irqchip = self.irqchip();
                     irqchip.is_some_and(|irqchip| irqchip.watches(vector))
                 };
                 if apic.lapic.ended(vector).level || watched() {
