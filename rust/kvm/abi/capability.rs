@@ -41,6 +41,8 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_SET_IDENTITY_MAP_ADDR
         | bindings::KVM_CAP_NOP_IO_DELAY
         | bindings::KVM_CAP_CLOCKSOURCE
+        | bindings::KVM_CAP_ASYNC_PF
+        | bindings::KVM_CAP_ASYNC_PF_INT
         | bindings::KVM_CAP_KVMCLOCK_CTRL
         | bindings::KVM_CAP_VCPU_ATTRIBUTES
         | bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID

@@ -60,6 +60,12 @@ impl AddressSpace {
         }
     }
 
+    /// Has the page at `hva` fetched, if it can be; in any thread that may sleep.
+    pub(crate) fn fault_in(&self, hva: Hva) {
+        // SAFETY: The structure is alive; whether the mappings are is looked at there.
+        unsafe { bindings::shim_fault_in(self.0.as_ptr(), hva.0) };
+    }
+
     pub(super) fn as_ptr(&self) -> *mut bindings::mm_struct {
         self.0.as_ptr()
     }
@@ -120,6 +126,31 @@ impl UserPage {
             writable: true,
             dirty: false,
         })
+    }
+
+    /// As [`Self::get`], but `None` where the page would have to be fetched from a disk.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::get`].
+    pub(crate) fn get_nowait(hva: Hva, write: bool) -> Result<Option<Self>> {
+        let mut page = core::ptr::null_mut();
+        // SAFETY: `page` is valid for the write.
+        let writable = if unsafe { bindings::shim_try_get_user_page(hva.0, true, &mut page) } {
+            true
+        } else {
+            // SAFETY: `page` is valid for the write; the caller may sleep.
+            match unsafe { bindings::shim_get_user_page_nowait(hva.0, write, &mut page) } {
+                0 => return Ok(None),
+                got if got < 0 => return Err(Error::from_errno(got)),
+                _ => write,
+            }
+        };
+        Ok(Some(Self {
+            page: NonNull::new(page).ok_or(EFAULT)?,
+            writable,
+            dirty: false,
+        }))
     }
 
     /// The page at `hva`, for reading alone.

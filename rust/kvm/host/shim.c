@@ -378,6 +378,27 @@ bool shim_try_get_user_page(u64 hva, bool write, struct page **page)
 	return get_user_page_fast_only(hva, write ? FOLL_WRITE : 0, page);
 }
 
+/* 1, 0 where it would have to be fetched first, or an error. */
+int shim_get_user_page_nowait(u64 hva, bool write, struct page **page)
+{
+	unsigned int flags = FOLL_HWPOISON | FOLL_NOWAIT | (write ? FOLL_WRITE : 0);
+
+	return get_user_pages_unlocked(hva, 1, page, flags);
+}
+
+void shim_fault_in(struct mm_struct *mm, u64 hva)
+{
+	int locked = 1;
+
+	if (!mmget_not_zero(mm))
+		return;
+	mmap_read_lock(mm);
+	get_user_pages_remote(mm, hva, 1, FOLL_WRITE, NULL, &locked);
+	if (locked)
+		mmap_read_unlock(mm);
+	mmput(mm);
+}
+
 void shim_get_page(struct page *page)
 {
 	get_page(page);

@@ -113,6 +113,8 @@ u64 shim_phys_from_virt(const void *virt);
 u64 shim_page_phys(struct page *page);
 int shim_get_user_page(u64 hva, bool write, struct page **page);
 bool shim_try_get_user_page(u64 hva, bool write, struct page **page);
+int shim_get_user_page_nowait(u64 hva, bool write, struct page **page);
+void shim_fault_in(struct mm_struct *mm, u64 hva);
 void shim_get_page(struct page *page);
 void shim_put_page(struct page *page, bool dirty);
 int shim_host_mapping_shift(struct mm_struct *mm, u64 hva);

@@ -92,7 +92,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// Whether the vCPU is to enter the guest.
     #[inline]
     pub(crate) fn is_running(&self) -> bool {
-        self.state.mp_state == MpState::Runnable
+        self.state.mp_state == MpState::Runnable && !self.state.pv.async_pf.is_halted()
     }
 
     /// Sleeps until there is something for the vCPU to do, and makes it runnable if that is it.
@@ -122,8 +122,11 @@ impl<B: Backend> Loaded<'_, B> {
         })?;
 
         self.serve_requests();
-        if self.state.mp_state == MpState::Halted && self.has_event() {
-            self.state.mp_state = MpState::Runnable;
+        if self.has_event() {
+            self.state.pv.async_pf.end_halt();
+            if self.state.mp_state == MpState::Halted {
+                self.state.mp_state = MpState::Runnable;
+            }
         }
         Ok(())
     }
@@ -205,6 +208,9 @@ impl<B: Backend> Loaded<'_, B> {
         }
         if requests.intersects(Requests::PV) {
             self.serve_pv_requests(requests);
+        }
+        if requests.contains(Requests::PAGE_READY) {
+            self.tell_of_pages();
         }
         if requests.contains(Requests::INIT) {
             self.receive_init();

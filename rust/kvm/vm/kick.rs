@@ -46,6 +46,8 @@ bitflags! {
         const STEAL_TIME = 1 << 7;
         /// The vCPU came to another CPU.
         const MOVED = 1 << 8;
+        /// Memory is there that the guest waits for.
+        const PAGE_READY = 1 << 9;
         /// What `pv` serves. None of these ends a halt.
         const PV = Self::CLOCK.bits() | Self::STEAL_TIME.bits() | Self::MOVED.bits();
     }

@@ -13,7 +13,10 @@ use kernel::prelude::*;
 use super::{
     backend::Backend,
     emulate::Known,
-    memory::Faulted,
+    memory::{
+        Faulted,
+        GuestAccess, //
+    },
     run::{
         Next,
         INTERNAL_ERROR_DELIVERY_EV,
@@ -34,13 +37,12 @@ impl<B: Backend> Loaded<'_, B> {
     ) -> Result<Next> {
         let vm = self.vm;
         let memory = vm.memory.access();
-        match vm
-            .memory
-            .fault(&memory, gpa, is_write, &mut self.state.spare)
+        match self
+            .fault(&memory, gpa, is_write)
             .inspect_err(|_| self.leave_for_memory_fault(gpa))?
         {
             Faulted::Resolved => return Ok(Next::Guest),
-            Faulted::NotMemory => {}
+            Faulted::NotMemory | Faulted::NeedsIo(_) => {}
         }
 
         // An event was being delivered through memory that is not there.
@@ -56,6 +58,23 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(self.emulation_failure());
         }
         self.emulate(&memory, Some(Known::new(gva, gpa, is_write)))
+    }
+
+    /// Maps memory, or has it fetched while the vCPU does something else.
+    fn fault(&mut self, memory: &GuestAccess<'_>, gpa: Gpa, is_write: bool) -> Result<Faulted> {
+        let vm = self.vm;
+        if self.may_defer_fault() {
+            let spare = &mut self.state.spare;
+            match vm.memory.fault(memory, gpa, is_write, true, spare)? {
+                Faulted::NeedsIo(hva) if self.defer_fault(gpa, hva) => {
+                    return Ok(Faulted::Resolved);
+                }
+                Faulted::NeedsIo(_) => {}
+                faulted => return Ok(faulted),
+            }
+        }
+        let spare = &mut self.state.spare;
+        vm.memory.fault(memory, gpa, is_write, false, spare)
     }
 
     /// KVM_RUN fails with an errno; the VMM reads where in `kvm_run`.

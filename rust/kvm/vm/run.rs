@@ -227,7 +227,7 @@ impl<B: Backend> Loaded<'_, B> {
             }
             if guest_mode::work_pending()
                 || self.vcpu.runner.has_requests()
-                || self.must_withdraw_pv_eoi()
+                || self.pv_eoi_is_due()
             {
                 break Exit::Handled;
             }

@@ -4,7 +4,10 @@
 
 use core::sync::atomic::Ordering;
 
-use arch::addr::Gpa;
+use arch::addr::{
+    Gpa,
+    Hva, //
+};
 use kernel::prelude::*;
 
 use super::{
@@ -26,12 +29,15 @@ const LARGE_SHIFT: u32 = 21;
 pub(crate) enum Faulted {
     /// The guest can go on, or try again.
     Resolved,
+    /// The page would have to be fetched from a disk first; it is the VMM's at this address.
+    NeedsIo(Hva),
     /// No memory there, or none that may be written: the access is the VMM's to emulate.
     NotMemory,
 }
 
 impl<T: SecondLevel> Memory<T> {
-    /// Maps what the guest needs to go on at `gpa`.
+    /// Maps what the guest needs to go on at `gpa`; with `nowait`, if that is to be had without
+    /// waiting for a disk.
     ///
     /// # Errors
     ///
@@ -41,6 +47,7 @@ impl<T: SecondLevel> Memory<T> {
         access: &GuestAccess<'_>,
         gpa: Gpa,
         write: bool,
+        nowait: bool,
         spare: &mut SpareTables,
     ) -> Result<Faulted> {
         let gfn = gpa.gfn();
@@ -58,6 +65,11 @@ impl<T: SecondLevel> Memory<T> {
         let hva = slot.hva_of(gfn);
         let mut page = if slot.is_readonly() {
             UserPage::get_readonly(hva)?
+        } else if nowait {
+            match UserPage::get_nowait(hva, write)? {
+                Some(page) => page,
+                None => return Ok(Faulted::NeedsIo(hva)),
+            }
         } else {
             UserPage::get(hva, write)?
         };

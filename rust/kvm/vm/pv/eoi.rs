@@ -50,22 +50,22 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn try_offer_pv_eoi(&mut self) {
-        let Some(vector) = self.vector_to_end() else {
-            return;
-        };
-        let Some(apic) = self.apic() else {
-            return;
-        };
+        if self.vector_to_offer().is_some() {
+            let place = Gpa(self.state.pv.eoi & !ENABLED);
+            let offered = self.vm.memory.access().write(place, &[MAY_SKIP]);
+            self.state.pv.eoi_offered = offered.is_ok();
+        }
+    }
+
+    /// The interrupt that ends next, if nobody but the local APIC has to know when.
+    fn vector_to_offer(&self) -> Option<u8> {
+        let vector = self.vector_to_end()?;
         let is_watched = self
             .vm
             .irqchip()
             .is_some_and(|irqchip| irqchip.watches(vector));
-        if apic.lapic.ended(vector).level || is_watched {
-            return;
-        }
-        let place = Gpa(self.state.pv.eoi & !ENABLED);
-        let offered = self.vm.memory.access().write(place, &[MAY_SKIP]);
-        self.state.pv.eoi_offered = offered.is_ok();
+        let is_level = self.apic()?.lapic.ended(vector).level;
+        (!is_watched && !is_level).then_some(vector)
     }
 
     /// The interrupt that ends next, if no other waits for its end.
@@ -94,6 +94,21 @@ impl<B: Backend> Loaded<'_, B> {
             && self
                 .apic()
                 .is_some_and(|apic| apic.lapic.highest_irr().is_some())
+    }
+
+    /// Whether the inner loop has to be left, for the offer to be withdrawn, or to be made.
+    #[inline]
+    pub(crate) fn pv_eoi_is_due(&self) -> bool {
+        self.state.pv.eoi & ENABLED != 0
+            && (self.must_withdraw_pv_eoi() || self.must_offer_pv_eoi())
+    }
+
+    fn must_offer_pv_eoi(&self) -> bool {
+        !self.state.pv.eoi_offered
+            && self
+                .apic()
+                .is_some_and(|apic| apic.lapic.pending().is_some())
+            && self.vector_to_offer().is_some()
     }
 
     /// Takes the bit back, and ends the interrupt if the guest did.

@@ -20,6 +20,8 @@ pub(crate) enum Feature {
     NopIoDelay = 1,
     /// kvmclock by MSRs 4b564d00H and 4b564d01H.
     Clocksource2 = 3,
+    /// MSR_KVM_ASYNC_PF_EN.
+    AsyncPf = 4,
     /// MSR_KVM_STEAL_TIME.
     StealTime = 5,
     /// MSR_KVM_PV_EOI_EN.
@@ -34,21 +36,25 @@ pub(crate) enum Feature {
     PollControl = 12,
     /// KVM_HC_SCHED_YIELD.
     PvSchedYield = 13,
+    /// MSR_KVM_ASYNC_PF_INT and MSR_KVM_ASYNC_PF_ACK.
+    AsyncPfInt = 14,
     /// kvmclock says whether it can be compared across vCPUs.
     ClocksourceStable = 24,
 }
 
 /// What every kernel can give.
-const ALWAYS: [Feature; 10] = [
+const ALWAYS: [Feature; 12] = [
     Feature::Clocksource,
     Feature::NopIoDelay,
     Feature::Clocksource2,
+    Feature::AsyncPf,
     Feature::PvEoi,
     Feature::PvUnhalt,
     Feature::PvTlbFlush,
     Feature::PvSendIpi,
     Feature::PollControl,
     Feature::PvSchedYield,
+    Feature::AsyncPfInt,
     Feature::ClocksourceStable,
 ];
 

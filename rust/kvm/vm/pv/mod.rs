@@ -8,6 +8,7 @@
 //! requests costs nothing. A place that cannot be written is not written: that is the guest's
 //! affair.
 
+mod async_pf;
 mod clock;
 mod eoi;
 mod feature;
@@ -16,6 +17,7 @@ pub(super) mod msr;
 mod steal_time;
 
 pub(crate) use self::{
+    async_pf::AsyncPf,
     clock::Clock,
     feature::{
         offered as offered_features,
@@ -49,6 +51,8 @@ pub(crate) struct Pv {
     eoi_offered: bool,
     /// Another vCPU ended the next HLT already (KVM_HC_KICK_CPU).
     pub(super) unhalted: bool,
+    /// Asynchronous page faults.
+    pub(super) async_pf: AsyncPf,
     /// MSR_KVM_POLL_CONTROL: whether the host may poll when the guest halts.
     poll_control: u64,
     /// The guest gets those features only that its CPUID shows
@@ -67,6 +71,7 @@ impl Pv {
             eoi: 0,
             eoi_offered: false,
             unhalted: false,
+            async_pf: AsyncPf::new(),
             poll_control: 1,
             enforce_cpuid: false,
         }
@@ -100,6 +105,7 @@ impl<B: Backend> Loaded<'_, B> {
         self.state.pv.system_time = 0;
         self.state.pv.guest_stopped = false;
         self.state.pv.unhalted = false;
+        self.state.pv.async_pf.reset();
         self.vcpu.steal_time.reset();
     }
 

@@ -19,6 +19,12 @@ pub(crate) const MSR_KVM_SYSTEM_TIME: u32 = 0x12;
 pub(crate) const MSR_KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 /// As [`MSR_KVM_SYSTEM_TIME`].
 pub(crate) const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+/// Where the guest wants to hear of pages that are fetched from a disk.
+pub(crate) const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
+/// The vector that says that such a page is there.
+pub(crate) const MSR_KVM_ASYNC_PF_INT: u32 = 0x4b56_4d06;
+/// The guest has heard of it.
+pub(crate) const MSR_KVM_ASYNC_PF_ACK: u32 = 0x4b56_4d07;
 /// Where the guest wants its steal time.
 pub(crate) const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 /// Where the guest wants to see whether it may skip an EOI.
@@ -31,6 +37,8 @@ fn feature(index: u32) -> Option<Feature> {
     Some(match index {
         MSR_KVM_WALL_CLOCK | MSR_KVM_SYSTEM_TIME => Feature::Clocksource,
         MSR_KVM_WALL_CLOCK_NEW | MSR_KVM_SYSTEM_TIME_NEW => Feature::Clocksource2,
+        MSR_KVM_ASYNC_PF_EN => Feature::AsyncPf,
+        MSR_KVM_ASYNC_PF_INT | MSR_KVM_ASYNC_PF_ACK => Feature::AsyncPfInt,
         MSR_KVM_STEAL_TIME => Feature::StealTime,
         MSR_KVM_PV_EOI_EN => Feature::PvEoi,
         MSR_KVM_POLL_CONTROL => Feature::PollControl,
@@ -47,6 +55,9 @@ impl<B: Backend> Loaded<'_, B> {
         Some(match index {
             MSR_KVM_WALL_CLOCK | MSR_KVM_WALL_CLOCK_NEW => self.wall_clock(),
             MSR_KVM_SYSTEM_TIME | MSR_KVM_SYSTEM_TIME_NEW => self.system_time(),
+            MSR_KVM_ASYNC_PF_EN => self.state.pv.async_pf.enable,
+            MSR_KVM_ASYNC_PF_INT => self.state.pv.async_pf.vector.into(),
+            MSR_KVM_ASYNC_PF_ACK => 0,
             MSR_KVM_STEAL_TIME => self.steal_time(),
             MSR_KVM_PV_EOI_EN => self.state.pv.eoi,
             MSR_KVM_POLL_CONTROL => self.state.pv.poll_control,
@@ -70,6 +81,9 @@ impl<B: Backend> Loaded<'_, B> {
             MSR_KVM_SYSTEM_TIME | MSR_KVM_SYSTEM_TIME_NEW => {
                 self.write_system_time(value, feature, by);
             }
+            MSR_KVM_ASYNC_PF_EN => self.write_async_pf(value)?,
+            MSR_KVM_ASYNC_PF_INT => self.write_async_pf_vector(value)?,
+            MSR_KVM_ASYNC_PF_ACK => self.write_async_pf_ack(value),
             MSR_KVM_STEAL_TIME => self.write_steal_time(value)?,
             MSR_KVM_PV_EOI_EN => self.write_pv_eoi(value)?,
             MSR_KVM_POLL_CONTROL if value <= 1 => self.state.pv.poll_control = value,
