@@ -27,30 +27,34 @@ tests! {
 }
 
 /// Marsaglia's xorshift64*.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    /// A number below `limit`.
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
+    /// `len` bytes.
+    pub(super) fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    /// One of `of`.
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 
     /// A number with few bits set, a small one, or any.
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         match self.below(4) {
             0 => 1 << self.below(64),
             1 => self.next() & 0xff,
@@ -67,7 +71,7 @@ fn tainted() -> String {
 
 /// Does `nonsense`, then looks whether kernel and KVM are well.
 #[track_caller]
-fn survives(nonsense: impl FnOnce(&mut Random)) {
+pub(super) fn survives(nonsense: impl FnOnce(&mut Random)) {
     let before = tainted();
     sys::catch(libc::SIGALRM);
     sys::block(libc::SIGALRM, true);

@@ -8,6 +8,7 @@ mod clock;
 mod control;
 mod cpuid;
 mod debug;
+mod device_fuzz;
 mod exceptions;
 mod exits;
 mod features;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Test> {
         clock::TESTS,
         pv::TESTS,
         fuzz::TESTS,
+        device_fuzz::TESTS,
         module::TESTS,
     ]
     .concat()
