@@ -118,7 +118,9 @@ pub(crate) enum Exit {
     Dr(DrAccess),
     /// XSETBV.
     Xsetbv,
-    /// An instruction that does nothing here: PAUSE, INVD, WBINVD, MONITOR, MWAIT.
+    /// A loop of PAUSEs: the guest spins.
+    Pause,
+    /// An instruction that does nothing here: INVD, WBINVD, MONITOR, MWAIT.
     Ignored,
     /// An instruction that this virtual processor does not have: #UD.
     InvalidOpcode,

@@ -7,6 +7,7 @@ use core::sync::atomic::{
     AtomicBool,
     AtomicI32,
     AtomicU32,
+    AtomicUsize,
     Ordering, //
 };
 
@@ -178,6 +179,8 @@ impl Runner {
 pub(crate) struct Runners {
     #[pin]
     list: SpinLock<KVec<Arc<Runner>>>,
+    /// Whom [`Self::next_waiting`] found last.
+    last_found: AtomicUsize,
 }
 
 impl Runners {
@@ -185,6 +188,7 @@ impl Runners {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             list <- kernel::new_spinlock!(KVec::new()),
+            last_found: AtomicUsize::new(0),
         })
     }
 
@@ -211,6 +215,21 @@ impl Runners {
     /// How many vCPUs there are.
     pub(crate) fn count(&self) -> usize {
         self.list.lock().len()
+    }
+
+    /// The thread of a vCPU that waits for a CPU, if there is one: the next after that which was
+    /// found last, and not `own`.
+    pub(crate) fn next_waiting(&self, own: &Runner) -> Option<i32> {
+        let list = self.list.lock();
+        let start = self.last_found.load(Ordering::Relaxed) + 1;
+        let found = (0..list.len())
+            .map(|step| (start + step) % list.len())
+            .find(|place| {
+                list.get(*place)
+                    .is_some_and(|runner| runner.waits_for_cpu() && !core::ptr::eq(&**runner, own))
+            })?;
+        self.last_found.store(found, Ordering::Relaxed);
+        list.get(found).map(|runner| runner.thread())
     }
 
     /// Leaves requests for all vCPUs. Those that are in guest mode see them when they next exit.

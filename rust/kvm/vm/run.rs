@@ -317,6 +317,7 @@ impl<B: Backend> Loaded<'_, B> {
             Exit::Cr(access) => self.handle_cr_access(access),
             Exit::Dr(access) => self.handle_dr_access(access),
             Exit::Xsetbv => self.emulate_xsetbv(),
+            Exit::Pause => Ok(self.handle_pause()),
             Exit::Ignored => {
                 B::skip_instruction(self);
                 Ok(Next::Guest)

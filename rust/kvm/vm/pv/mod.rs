@@ -14,6 +14,7 @@ mod eoi;
 mod feature;
 mod ipi;
 pub(super) mod msr;
+mod spin;
 mod steal_time;
 
 pub(crate) use self::{

@@ -45,9 +45,8 @@ pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
         Reason::EXCEPTION_NMI => interrupt::exception(cx),
         Reason::TRIPLE_FAULT => Exit::TripleFault,
         Reason::XSETBV => Exit::Xsetbv,
-        Reason::INVD | Reason::WBINVD | Reason::PAUSE | Reason::MWAIT | Reason::MONITOR => {
-            Exit::Ignored
-        }
+        Reason::PAUSE => Exit::Pause,
+        Reason::INVD | Reason::WBINVD | Reason::MWAIT | Reason::MONITOR => Exit::Ignored,
         Reason::RDPMC => Exit::Rdpmc,
         Reason::TASK_SWITCH => Exit::TaskSwitch,
         Reason::VMCLEAR
