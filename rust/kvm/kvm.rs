@@ -24,6 +24,14 @@ module! {
     description: "KVM in Rust on Intel VT-x",
     license: "GPL",
     params: {
+        flexpriority: bool {
+            default: true,
+            description: "Have the processor keep the task priority of guests",
+        },
+        enable_apicv: bool {
+            default: true,
+            description: "Have the processor deliver interrupts to guests",
+        },
         halt_poll_ns: u32 {
             default: 200_000,
             description: "How long a halted vCPU may poll before it sleeps, in nanoseconds",

@@ -65,6 +65,7 @@ reasons! {
     MACHINE_CHECK_DURING_ENTRY = 41, "An entry failed for a machine check.";
     TPR_BELOW_THRESHOLD = 43, "The TPR fell below its threshold.";
     APIC_ACCESS = 44, "An access to the APIC-access page.";
+    EOI_INDUCED = 45, "The guest ended an interrupt whose EOI exits.";
     GDTR_IDTR = 46, "LGDT, LIDT, SGDT or SIDT.";
     LDTR_TR = 47, "LLDT, LTR, SLDT or STR.";
     EPT_VIOLATION = 48, "The EPT does not allow an access.";
@@ -75,6 +76,7 @@ reasons! {
     INVVPID = 53, "INVVPID.";
     WBINVD = 54, "WBINVD.";
     XSETBV = 55, "XSETBV.";
+    APIC_WRITE = 56, "The guest wrote a register of its APIC.";
     RDRAND = 57, "RDRAND.";
     INVPCID = 58, "INVPCID.";
     VMFUNC = 59, "VMFUNC.";

@@ -128,6 +128,7 @@ fields! {
         GUEST_GS_SELECTOR: Field16 = 0x080a, "Selector of GS.";
         GUEST_LDTR_SELECTOR: Field16 = 0x080c, "Selector of LDTR.";
         GUEST_TR_SELECTOR: Field16 = 0x080e, "Selector of TR.";
+        GUEST_INTERRUPT_STATUS: Field16 = 0x0810, "Requesting and servicing virtual interrupt.";
         VMCS_LINK_POINTER: Field64 = 0x2800, "All ones where no shadow VMCS is linked.";
         GUEST_IA32_DEBUGCTL: Field64 = 0x2802, "IA32_DEBUGCTL.";
         GUEST_IA32_PAT: Field64 = 0x2804, "IA32_PAT.";
@@ -157,6 +158,7 @@ fields! {
         GUEST_INTERRUPTIBILITY: Field32 = 0x4824, "Blocking by STI, MOV SS, SMI and NMI.";
         GUEST_ACTIVITY_STATE: Field32 = 0x4826, "Active, HLT, shutdown or wait-for-SIPI.";
         GUEST_IA32_SYSENTER_CS: Field32 = 0x482a, "IA32_SYSENTER_CS.";
+        VMX_PREEMPTION_TIMER_VALUE: Field32 = 0x482e, "Counts down to an exit.";
         GUEST_CR0: FieldNatural = 0x6800, "CR0.";
         GUEST_CR3: FieldNatural = 0x6802, "CR3.";
         GUEST_CR4: FieldNatural = 0x6804, "CR4.";
@@ -208,11 +210,19 @@ fields! {
     /// VM-execution control fields (SDM vol. 3, 25.6).
     ExecutionControls: EXECUTION_CONTROL_FIELDS {
         VIRTUAL_PROCESSOR_ID: Field16 = 0x0000, "VPID: the tag of this vCPU's translations.";
+        POSTED_INTR_NV: Field16 = 0x0002, "Vector by which posted interrupts are announced.";
         IO_BITMAP_A: Field64 = 0x2000, "Physical address of the bitmap for ports 0 to 0x7fff.";
         IO_BITMAP_B: Field64 = 0x2002, "Physical address of the bitmap for ports 0x8000 to 0xffff.";
         MSR_BITMAP: Field64 = 0x2004, "Physical address of the MSR bitmaps.";
         TSC_OFFSET: Field64 = 0x2010, "Added to the time-stamp counter in non-root operation.";
+        VIRTUAL_APIC_PAGE_ADDR: Field64 = 0x2012, "Physical address of the virtual-APIC page.";
+        APIC_ACCESS_ADDR: Field64 = 0x2014, "Physical address of the APIC-access page.";
+        POSTED_INTR_DESC_ADDR: Field64 = 0x2016, "Physical address of the posted interrupts.";
         EPT_POINTER: Field64 = 0x201a, "Root of the EPT and how it is walked.";
+        EOI_EXIT_BITMAP0: Field64 = 0x201c, "Vectors 0 to 63 whose EOI exits.";
+        EOI_EXIT_BITMAP1: Field64 = 0x201e, "Vectors 64 to 127 whose EOI exits.";
+        EOI_EXIT_BITMAP2: Field64 = 0x2020, "Vectors 128 to 191 whose EOI exits.";
+        EOI_EXIT_BITMAP3: Field64 = 0x2022, "Vectors 192 to 255 whose EOI exits.";
         TSC_MULTIPLIER: Field64 = 0x2032, "48-bit fixed-point factor of the time-stamp counter.";
         PIN_BASED_VM_EXEC_CONTROL: Field32 = 0x4000, "Which asynchronous events exit.";
         CPU_BASED_VM_EXEC_CONTROL: Field32 = 0x4002, "Which instructions exit, first word.";

@@ -223,6 +223,15 @@ pub(crate) fn interrupt(cpu: u32) {
     unsafe { bindings::shim_reschedule_cpu(cpu) };
 }
 
+/// Has CPU `cpu`, if it runs a guest, take the guest's posted interrupts. Does not wait.
+pub(crate) fn notify_posted(cpu: u32) {
+    // SAFETY: Outside a guest the handler of the interrupt does nothing.
+    unsafe { bindings::shim_notify_posted(cpu) };
+}
+
+/// The vector by which that is done.
+pub(crate) const POSTED_INTR_VECTOR: u16 = 0xf2;
+
 /// Words in a mask of CPUs.
 pub(crate) fn mask_words() -> usize {
     // SAFETY: Computes from constants of the running kernel.

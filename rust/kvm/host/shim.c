@@ -24,12 +24,14 @@
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 
+#include <asm/apic.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
 #include <asm/entry-common.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/xcr.h>
+#include <asm/irq_vectors.h>
 #include <asm/mce.h>
 #include <asm/mmu_context.h>
 #include <asm/msr.h>
@@ -566,6 +568,11 @@ bool shim_may_poll(void)
 void shim_reschedule_cpu(u32 cpu)
 {
 	smp_send_reschedule(cpu);
+}
+
+void shim_notify_posted(u32 cpu)
+{
+	__apic_send_IPI_mask(get_cpu_mask(cpu), POSTED_INTR_VECTOR);
 }
 
 int shim_mutex_lock_killable(struct mutex *mutex)

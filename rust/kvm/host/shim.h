@@ -102,6 +102,7 @@ void shim_hw_breakpoint_restore(void);
 int shim_rcuwait_wait(struct rcuwait *wait, bool (*done)(void *arg), void *arg);
 bool shim_may_poll(void);
 void shim_reschedule_cpu(u32 cpu);
+void shim_notify_posted(u32 cpu);
 
 /* Signal masks; sizes as the kernel's own. */
 void shim_sigmask_swap(const u64 *new_mask, u64 *old_mask);

@@ -139,6 +139,10 @@ pub(crate) enum Exit {
         error_code: u32,
         qualification: u64,
     },
+    /// The processor has ended an interrupt of the virtual APIC by itself.
+    InterruptEnded { vector: u8 },
+    /// The processor has written a register of the virtual APIC by itself.
+    ApicWritten { offset: u32 },
     /// A task switch, which is not emulated.
     TaskSwitch,
     /// A triple fault.
@@ -285,6 +289,10 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn set_exception_exits(cx: &mut Loaded<'_, Self>, bitmap: u32);
     /// What the CPUID of this vCPU leaves to the guest alone has changed.
     fn cpuid_changed(cx: &mut Loaded<'_, Self>);
+    /// Whether others may leave interrupts for the processor to take by itself.
+    fn posts_interrupts(&self) -> bool;
+    /// The local APIC is in another mode: what the processor does of it by itself follows.
+    fn apic_mode_changed(cx: &mut Loaded<'_, Self>);
     /// Translations of the guest's own page tables are stale.
     fn flush_guest_tlb(cx: &mut Loaded<'_, Self>);
 }

@@ -81,6 +81,7 @@ impl<B: Backend> Loaded<'_, B> {
         let Some(apic) = self.apic() else {
             return false;
         };
+        apic.take_posted();
         // HLT takes no shadow of STI with it.
         if apic.lapic.pending().is_none() || B::rflags(self) & Rflags::IF.bits() == 0 {
             return false;
@@ -165,7 +166,7 @@ impl<B: Backend> Loaded<'_, B> {
         let events = &self.state.events;
         events.exception.is_some()
             || (events.nmi_pending != 0 && !B::nmi_masked(self))
-            || (self.interrupts_enabled() && self.has_interrupt())
+            || (self.interrupts_enabled() && self.has_wakeup())
     }
 
     /// Sets what the vCPU does (api.rst, 4.39 KVM_SET_MP_STATE).

@@ -140,6 +140,21 @@ impl Runner {
         }
     }
 
+    /// Tells the processor that runs the vCPU of posted interrupts, which it takes without an exit;
+    /// wakes the vCPU's thread if it sleeps.
+    pub(crate) fn notify(&self) {
+        if self.waiter.wake() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        if self.in_guest.load(Ordering::Relaxed) {
+            let cpu = self.cpu.load(Ordering::Relaxed);
+            if cpu != cpu::current() {
+                cpu::notify_posted(cpu);
+            }
+        }
+    }
+
     /// Leaves requests for the vCPU's thread, and kicks it.
     pub(crate) fn request(&self, requests: Requests) {
         self.requests.fetch_or(requests.bits(), Ordering::Release);

@@ -251,6 +251,11 @@ impl<B: Backend> Vm<B> {
         self.irqchip.as_ref()
     }
 
+    /// Vectors, a bit each, whose end concerns the IOAPIC though they are edge-triggered.
+    pub(crate) fn watched_vectors(&self) -> [u64; 4] {
+        self.irqchip().map_or([0; 4], |irqchip| irqchip.watched())
+    }
+
     /// The interrupt controllers, where all of them are in the kernel.
     ///
     /// # Errors
@@ -393,7 +398,8 @@ impl<B: Backend> Vm<B> {
             Features::LINT0_EXTINT,
             self.has_quirk(QUIRK_LINT0_REENABLED),
         );
-        LocalApic::new(id, self.is_boot_cpu(id), features, runner).map(Some)
+        let can_post = self.backend.posts_interrupts();
+        LocalApic::new(id, self.is_boot_cpu(id), features, runner, can_post).map(Some)
     }
 
     /// Whether a vCPU was created.

@@ -335,6 +335,14 @@ impl<B: Backend> Loaded<'_, B> {
                 error_code,
                 qualification,
             } => self.handle_exception(vector, error_code, qualification),
+            Exit::InterruptEnded { vector } => {
+                self.interrupt_ended(vector);
+                Ok(Next::Guest)
+            }
+            Exit::ApicWritten { offset } => {
+                self.apic_written(offset);
+                Ok(Next::Guest)
+            }
             Exit::TripleFault => Ok(self.leave(&UserExit::Shutdown)),
             Exit::EntryFailed { reason } => {
                 self.report_entry_failure(reason);

@@ -22,6 +22,34 @@ const PASSED_THROUGH: [u32; 7] = [
 /// IA32_TSC: reads see the offset; writes exit.
 const IA32_TSC: u32 = 0x10;
 
+const X2APIC_TPR: u32 = 0x808;
+const X2APIC_EOI: u32 = 0x80b;
+/// The first of ISR, TMR and IRR, eight words each, with the ESR after them.
+const X2APIC_VECTORS: u32 = 0x810;
+const X2APIC_ESR: u32 = 0x828;
+const X2APIC_SELF_IPI: u32 = 0x83f;
+/// Registers that can be read from the page: all but the current count, which is computed.
+const X2APIC_READABLE: [u32; 14] = [
+    0x802, // ID
+    0x803, // version
+    0x80a, // PPR
+    0x80d, // LDR
+    0x80f, // SVR
+    0x830, // ICR
+    0x832, // LVT timer
+    0x833, // LVT thermal sensor
+    0x834, // LVT performance counters
+    0x835, // LVT LINT0
+    0x836, // LVT LINT1
+    0x837, // LVT error
+    0x838, // initial count
+    0x83e, // divide configuration
+];
+
+/// The first quarters: reads.
+const READ: usize = 0;
+/// The last quarters: writes.
+const WRITE: usize = 2;
 /// Words in each quarter of the MSR bitmap: reads of low and high MSRs, writes of low and high.
 const QUARTER: usize = 128;
 
@@ -32,11 +60,15 @@ pub(crate) struct Bitmaps {
     /// Ports 0x8000 to 0xffff.
     pub(super) io_b: HardwarePage,
     pub(super) msr: HardwarePage,
+    /// The same for vCPUs whose x2APIC the processor virtualises: only for those it is safe to let
+    /// an access through.
+    pub(super) msr_x2apic: HardwarePage,
 }
 
 impl Bitmaps {
-    /// Every port exits, and every MSR but a few.
-    pub(super) fn new() -> Result<Self> {
+    /// Every port exits, and every MSR but a few. With `apicv` the processor has all of an x2APIC,
+    /// not just its task priority.
+    pub(super) fn new(apicv: bool) -> Result<Self> {
         let all_exit = || -> Result<HardwarePage> {
             let page = HardwarePage::new()?;
             for word in page.words() {
@@ -48,20 +80,42 @@ impl Bitmaps {
             io_a: all_exit()?,
             io_b: all_exit()?,
             msr: all_exit()?,
+            msr_x2apic: all_exit()?,
         };
-        for msr in PASSED_THROUGH {
-            bitmaps.pass(msr, 0);
-            bitmaps.pass(msr, 2);
+        for page in [&bitmaps.msr, &bitmaps.msr_x2apic] {
+            for msr in PASSED_THROUGH {
+                pass(page, msr, READ);
+                pass(page, msr, WRITE);
+            }
+            pass(page, IA32_TSC, READ);
         }
-        bitmaps.pass(IA32_TSC, 0);
+        bitmaps.pass_x2apic(apicv);
         Ok(bitmaps)
     }
 
-    /// Clears an MSR's bit for reads (`quarter` 0) or writes (2).
-    fn pass(&self, msr: u32, quarter: usize) {
-        let high = usize::from(msr >= 0xc000_0000);
-        let bit = (msr & 0x1fff) as usize;
-        let word = (quarter + high) * QUARTER + bit / 64;
-        self.msr.words()[word].fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+    /// Lets x2APIC accesses through that the processor serves from the virtual-APIC page
+    /// (SDM vol. 3, 30.5).
+    fn pass_x2apic(&self, apicv: bool) {
+        pass(&self.msr_x2apic, X2APIC_TPR, READ);
+        pass(&self.msr_x2apic, X2APIC_TPR, WRITE);
+        if !apicv {
+            return;
+        }
+        for msr in X2APIC_READABLE {
+            pass(&self.msr_x2apic, msr, READ);
+        }
+        for msr in X2APIC_VECTORS..=X2APIC_ESR {
+            pass(&self.msr_x2apic, msr, READ);
+        }
+        pass(&self.msr_x2apic, X2APIC_EOI, WRITE);
+        pass(&self.msr_x2apic, X2APIC_SELF_IPI, WRITE);
     }
+}
+
+/// Clears an MSR's bit in the quarters for reads or for writes.
+fn pass(page: &HardwarePage, msr: u32, quarter: usize) {
+    let high = usize::from(msr >= 0xc000_0000);
+    let bit = (msr & 0x1fff) as usize;
+    let word = (quarter + high) * QUARTER + bit / 64;
+    page.words()[word].fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
 }

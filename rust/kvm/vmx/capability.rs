@@ -16,7 +16,10 @@ use core::fmt;
 
 use kernel::prelude::*;
 
-use crate::host::cpu;
+use crate::{
+    host::cpu,
+    module_parameters, //
+};
 
 const IA32_FEATURE_CONTROL: u32 = 0x3a;
 const IA32_VMX_BASIC: u32 = 0x480;
@@ -90,7 +93,16 @@ const SECONDARY_OPTIONAL: Secondary = Secondary::ENABLE_VPID
     .union(Secondary::ENABLE_INVPCID)
     .union(Secondary::WBINVD_EXITING)
     .union(Secondary::PAUSE_LOOP_EXITING)
+    .union(Secondary::VIRTUALIZE_X2APIC_MODE)
+    .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
+    .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY)
     .union(Secondary::USE_TSC_SCALING);
+const CPU_OPTIONAL: CpuBased = CpuBased::USE_TPR_SHADOW;
+const PIN_OPTIONAL: PinBased = PinBased::POSTED_INTERRUPTS;
+/// What a virtual APIC in the processor takes, all at once.
+const APICV: Secondary = Secondary::VIRTUALIZE_X2APIC_MODE
+    .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
+    .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
 const EXIT_REQUIRED: ExitControls = ExitControls::HOST_ADDRESS_SPACE_SIZE
     .union(ExitControls::ACKNOWLEDGE_INTERRUPT_ON_EXIT)
     .union(ExitControls::SAVE_DEBUG_CONTROLS)
@@ -147,8 +159,18 @@ impl Capability {
         };
         let allowed = |i: u32| -> Result<Allowed> { Ok(Allowed::from_msr(cpu::rdmsr(first + i)?)) };
 
-        let pin_based = Word::settle("pin_based", allowed(0)?, PIN_REQUIRED.bits(), 0);
-        let cpu_based = Word::settle("cpu_based", allowed(1)?, CPU_REQUIRED.bits(), 0);
+        let pin_based = Word::settle(
+            "pin_based",
+            allowed(0)?,
+            PIN_REQUIRED.bits(),
+            PIN_OPTIONAL.bits(),
+        );
+        let cpu_based = Word::settle(
+            "cpu_based",
+            allowed(1)?,
+            CPU_REQUIRED.bits(),
+            CPU_OPTIONAL.bits(),
+        );
         if cpu_based
             .allowed
             .missing(CpuBased::ACTIVATE_SECONDARY_CONTROLS.bits())
@@ -212,7 +234,38 @@ impl Capability {
         if !ept_vpid.contains(EptVpidCap::INVVPID.union(EptVpidCap::INVVPID_SINGLE_CONTEXT)) {
             capability.secondary.got &= !Secondary::ENABLE_VPID.bits();
         }
+        capability.settle_apic();
         Ok(capability)
+    }
+
+    /// What a virtual APIC needs belongs together, and parameters of the module turn it off.
+    fn settle_apic(&mut self) {
+        let shadow = CpuBased::USE_TPR_SHADOW.bits();
+        let posted = PinBased::POSTED_INTERRUPTS.bits();
+        if !module_parameters::flexpriority.value() {
+            self.cpu_based.got &= !shadow;
+        }
+        if self.cpu_based.got & shadow == 0 {
+            self.secondary.got &= !APICV.bits();
+        }
+        let complete = self.secondary.got & APICV.bits() == APICV.bits()
+            && self.pin_based.got & posted != 0
+            && module_parameters::enable_apicv.value();
+        if !complete {
+            let kept = Secondary::VIRTUALIZE_X2APIC_MODE.bits();
+            self.secondary.got &= !APICV.bits() | kept;
+            self.pin_based.got &= !posted;
+        }
+    }
+
+    /// Whether the task priority of guests is the processor's to keep.
+    pub(crate) fn has_tpr_shadow(&self) -> bool {
+        self.cpu_based.got & CpuBased::USE_TPR_SHADOW.bits() != 0
+    }
+
+    /// Whether the processor delivers interrupts to guests by itself.
+    pub(crate) fn has_apicv(&self) -> bool {
+        self.has(Secondary::VIRTUAL_INTERRUPT_DELIVERY)
     }
 
     /// Whether a secondary control is in use.

@@ -7,6 +7,7 @@ use arch::{
     controls::{
         CpuBased,
         EptVpidCap,
+        PinBased,
         Secondary, //
     },
     ept, vmcs,
@@ -40,7 +41,11 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>) {
     let capability = &vmx.capability;
     let f = &cx.vcpu.resident;
 
-    f.write(vmcs::PIN_BASED_VM_EXEC_CONTROL, capability.pin_based.got);
+    let posted = PinBased::POSTED_INTERRUPTS.bits();
+    f.write(
+        vmcs::PIN_BASED_VM_EXEC_CONTROL,
+        capability.pin_based.got & !posted,
+    );
     f.write(
         vmcs::CPU_BASED_VM_EXEC_CONTROL,
         cx.state.hw.cpu_based.bits(),

@@ -84,6 +84,18 @@ fn exists(cx: &Loaded<'_, Vmx>, encoding: Encoding) -> bool {
         e if e == vmcs::PLE_GAP.encoding() || e == vmcs::PLE_WINDOW.encoding() => {
             Secondary::PAUSE_LOOP_EXITING
         }
+        e if e == vmcs::VIRTUAL_APIC_PAGE_ADDR.encoding() || e == vmcs::TPR_THRESHOLD.encoding() => {
+            return capability.has_tpr_shadow();
+        }
+        e if e == vmcs::APIC_ACCESS_ADDR.encoding() => Secondary::VIRTUALIZE_APIC_ACCESSES,
+        e if e == vmcs::VMX_PREEMPTION_TIMER_VALUE.encoding() => return false,
+        e if e == vmcs::GUEST_INTERRUPT_STATUS.encoding()
+            || e == vmcs::POSTED_INTR_NV.encoding()
+            || e == vmcs::POSTED_INTR_DESC_ADDR.encoding()
+            || (vmcs::EOI_EXIT_BITMAP0.0..=vmcs::EOI_EXIT_BITMAP3.0).contains(&e.0) =>
+        {
+            return capability.has_apicv();
+        }
         _ => return true,
     };
     capability.has(needs)

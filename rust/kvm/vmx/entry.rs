@@ -11,6 +11,7 @@ use arch::{
 };
 
 use super::{
+    apic,
     exit,
     instructions,
     vmcs::Vmcs,
@@ -102,6 +103,7 @@ pub(super) fn begin(cx: &mut Loaded<'_, Vmx>, irqs_off: &IrqsOff<'_>) {
 /// Runs the guest once.
 #[inline]
 pub(super) fn enter(cx: &mut Loaded<'_, Vmx>) -> Exit {
+    apic::prepare_entry(cx);
     let f = &cx.vcpu.resident;
 
     // SAFETY: The VMCS is current, interrupts are off, and the host-state area is what this CPU

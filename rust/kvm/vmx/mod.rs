@@ -6,6 +6,7 @@
 //! [`host_state`], [`controls`] for the execution, exit and entry controls with what the processor
 //! allows of each in [`capability`], and [`exit`] for the exit information.
 
+mod apic;
 mod bitmaps;
 mod capability;
 mod controls;
@@ -46,6 +47,7 @@ use kernel::{
 
 pub(crate) use self::vmxon::RootOperation;
 use self::{
+    apic::VirtualApic,
     bitmaps::Bitmaps,
     capability::Capability,
     ept::Ept,
@@ -110,6 +112,7 @@ pub(crate) struct VmxVcpu {
     machine_check: bool,
     /// Translations of the guest's page tables must go before the next entry.
     flush_guest_tlb: bool,
+    virtual_apic: VirtualApic,
 }
 
 impl Vmx {
@@ -162,7 +165,7 @@ impl Backend for Vmx {
     }
 
     fn new_machine(&self) -> Result<Bitmaps> {
-        Bitmaps::new()
+        Bitmaps::new(self.capability.has_apicv())
     }
 
     fn new_vcpu(&self) -> Result<(Vmcs, VmxVcpu)> {
@@ -172,9 +175,12 @@ impl Backend for Vmx {
             None
         };
         let mut secondary = Secondary::from_bits_retain(self.capability.secondary.got);
+        // As long as no local APIC says otherwise.
+        secondary.remove(apic::SECONDARY);
         secondary.set(Secondary::ENABLE_VPID, vpid.is_some());
         let vcpu = VmxVcpu {
-            cpu_based: CpuBased::from_bits_retain(self.capability.cpu_based.got),
+            cpu_based: CpuBased::from_bits_retain(self.capability.cpu_based.got)
+                .difference(CpuBased::USE_TPR_SHADOW),
             secondary,
             vpid,
             eptp: 0,
@@ -184,6 +190,7 @@ impl Backend for Vmx {
             host_interrupt: None,
             machine_check: false,
             flush_guest_tlb: true,
+            virtual_apic: VirtualApic::default(),
         };
         Ok((Vmcs::new(self.revision_id(), self.has_rdtscp())?, vcpu))
     }
@@ -209,6 +216,7 @@ impl Backend for Vmx {
         controls::write(cx);
         host_state::write_constant(&cx.vcpu.resident);
         guest_state::write_reset(cx);
+        apic::follow_mode(cx);
     }
 
     #[inline]
@@ -462,6 +470,14 @@ impl Backend for Vmx {
         let cr4 = guest_state::cr4(&cx.vcpu.resident);
         controls::write_cr4_mask(cx);
         guest_state::set_cr4(&cx.vcpu.resident, cr4);
+    }
+
+    fn posts_interrupts(&self) -> bool {
+        self.capability.has_apicv()
+    }
+
+    fn apic_mode_changed(cx: &mut Loaded<'_, Self>) {
+        apic::follow_mode(cx);
     }
 
     fn flush_guest_tlb(cx: &mut Loaded<'_, Self>) {

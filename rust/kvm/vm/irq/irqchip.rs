@@ -223,7 +223,7 @@ impl Irqchip {
     /// Returns how many took it, or `None` where nobody is meant.
     pub(crate) fn deliver(&self, from: Option<&LocalApic>, message: &Message) -> Option<u32> {
         if let Destination::Itself = message.destination {
-            return from.map(|apic| apic.accept(message).into());
+            return from.map(|apic| apic.accept(message, self.watches(message.vector)).into());
         }
         if message.is_lowest_priority() {
             let willing = || {
@@ -232,14 +232,14 @@ impl Irqchip {
             };
             let chosen = message.choose(willing().count() as u32)?;
             let target = willing().nth(chosen as usize)?;
-            return Some(target.accept(message).into());
+            return Some(target.accept(message, self.watches(message.vector)).into());
         }
         if let Some(apic) = self.only_target(message) {
-            return Some(apic.accept(message).into());
+            return Some(apic.accept(message, self.watches(message.vector)).into());
         }
         let mut taken = None;
         for apic in self.targets(from, message) {
-            *taken.get_or_insert(0) += u32::from(apic.accept(message));
+            *taken.get_or_insert(0) += u32::from(apic.accept(message, self.watches(message.vector)));
         }
         taken
     }
@@ -400,6 +400,15 @@ impl Irqchip {
         self.watched
             .get(usize::from(vector >> 6))
             .is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (vector & 63) != 0)
+    }
+
+    /// Those vectors, a bit each.
+    pub(crate) fn watched(&self) -> [u64; 4] {
+        core::array::from_fn(|i| {
+            self.watched
+                .get(i)
+                .map_or(0, |word| word.load(Ordering::Relaxed))
+        })
     }
 
     fn update_watched(&self, ioapic: &Ioapic) {

@@ -9,6 +9,7 @@
 mod irqchip;
 mod local_apic;
 mod pit;
+mod posted;
 mod routing;
 mod vcpu;
 

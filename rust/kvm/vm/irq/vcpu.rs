@@ -58,8 +58,18 @@ impl<B: Backend> Loaded<'_, B> {
     /// far as they are concerned.
     #[inline]
     pub(crate) fn has_interrupt(&self) -> bool {
-        self.apic()
-            .is_some_and(|apic| apic.lapic.pending().is_some() || self.has_extint(apic))
+        self.apic().is_some_and(|apic| {
+            let own = !apic.lapic.is_hardware_delivery() && apic.lapic.pending().is_some();
+            own || self.has_extint(apic)
+        })
+    }
+
+    /// Whether an interrupt would end HLT.
+    pub(crate) fn has_wakeup(&self) -> bool {
+        self.apic().is_some_and(|apic| {
+            apic.take_posted();
+            apic.lapic.pending().is_some() || self.has_extint(apic)
+        })
     }
 
     /// Whether the PICs, or for a split interrupt controller the VMM, have an interrupt that comes
@@ -89,6 +99,9 @@ impl<B: Backend> Loaded<'_, B> {
             if let Some(vector) = self.vm.irqchip()?.acknowledge_pic() {
                 return Some(vector);
             }
+        }
+        if apic.lapic.is_hardware_delivery() {
+            return None;
         }
         let vector = apic.lapic.pending()?;
         apic.lapic.acknowledge(vector);
@@ -190,6 +203,7 @@ impl<B: Backend> Loaded<'_, B> {
                 }
             }
             Effect::Destination | Effect::Mode => {
+                B::apic_mode_changed(self);
                 if let Some(irqchip) = self.vm.irqchip() {
                     if u32::from(apic.lapic.xapic_id() as u8) != apic.lapic.id()
                         && !apic.lapic.is_x2apic()
@@ -254,7 +268,7 @@ impl<B: Backend> Loaded<'_, B> {
                 true
             }
             SELF_IPI if value <= 0xff && apic.lapic.is_x2apic() => {
-                apic.lapic.accept(value as u8, false);
+                apic.accept_own(value as u8, false);
                 true
             }
             _ => false,
@@ -400,7 +414,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn deliver_local(&mut self, apic: &LocalApic, interrupt: &LocalInterrupt) {
         match interrupt.delivery {
             Delivery::Fixed => {
-                apic.lapic.accept(interrupt.vector, interrupt.level);
+                apic.accept_own(interrupt.vector, interrupt.level);
             }
             Delivery::Nmi => self.queue_nmi(),
             _ => {}
@@ -416,6 +430,7 @@ impl<B: Backend> Loaded<'_, B> {
         let wide = self.has_wide_ids();
         self.serve_requests();
         let apic = self.apic().ok_or(EINVAL)?;
+        apic.take_posted();
         apic.lapic.save(out, wide, self.apic_current_count());
         Ok(())
     }
@@ -435,8 +450,24 @@ impl<B: Backend> Loaded<'_, B> {
         if saved.mode == TimerMode::TscDeadline {
             self.set_tsc_deadline(apic, tsc_deadline);
         }
+        apic.set_stale();
         self.follow(apic, Effect::Destination);
         Ok(())
+    }
+
+    /// The processor has ended an interrupt by itself.
+    pub(crate) fn interrupt_ended(&mut self, vector: u8) {
+        if let Some(apic) = self.vcpu.apic.as_deref() {
+            self.end_of_interrupt(apic, apic.lapic.ended(vector));
+        }
+    }
+
+    /// The processor has written a register of the APIC by itself.
+    pub(crate) fn apic_written(&mut self, offset: u32) {
+        if let Some(apic) = self.vcpu.apic.as_deref() {
+            let effect = apic.lapic.after_write(offset);
+            self.follow(apic, effect);
+        }
     }
 
     fn has_wide_ids(&self) -> bool {
@@ -448,7 +479,9 @@ impl<B: Backend> Loaded<'_, B> {
     /// Puts the APIC into the state that INIT leaves.
     pub(crate) fn init_apic(&mut self) {
         if let Some(apic) = self.apic() {
+            apic.take_posted();
             apic.lapic.init_reset();
+            apic.set_stale();
             apic.timer.cancel();
             apic.runner.take_requests(Requests::APIC_TIMER);
         }

@@ -48,6 +48,14 @@ pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
         Reason::PAUSE => Exit::Pause,
         Reason::INVD | Reason::WBINVD | Reason::MWAIT | Reason::MONITOR => Exit::Ignored,
         Reason::RDPMC => Exit::Rdpmc,
+        // There may be an interrupt to inject now.
+        Reason::TPR_BELOW_THRESHOLD => Exit::Handled,
+        Reason::EOI_INDUCED => Exit::InterruptEnded {
+            vector: f.read(vmcs::EXIT_QUALIFICATION) as u8,
+        },
+        Reason::APIC_WRITE => Exit::ApicWritten {
+            offset: f.read(vmcs::EXIT_QUALIFICATION) as u32 & 0xff0,
+        },
         Reason::TASK_SWITCH => Exit::TaskSwitch,
         Reason::VMCLEAR
         | Reason::VMLAUNCH
