@@ -125,6 +125,16 @@ pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
     }
 }
 
+/// The interrupt that a processor which delivers interrupts has in service.
+pub(super) fn in_service(cx: &Loaded<'_, Vmx>) -> Option<u8> {
+    let lapic = &cx.vcpu.apic.as_deref()?.lapic;
+    if !lapic.is_hardware_delivery() {
+        return None;
+    }
+    let status = cx.vcpu.resident.read(vmcs::GUEST_INTERRUPT_STATUS);
+    Some((status >> 8) as u8)
+}
+
 /// Tells a processor that delivers interrupts which ones are requested and in service, and whose
 /// end is to exit.
 #[cold]
