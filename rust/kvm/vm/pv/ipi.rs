@@ -84,7 +84,7 @@ impl<B: Backend> Loaded<'_, B> {
 
 /// Hands a message to an APIC. Returns 1 where it was taken, be it not news.
 fn send(apic: &LocalApic, message: &Message) -> u64 {
-    let is_taken = apic.accept(message);
+    let is_taken = apic.accept(message, false);
     match message.delivery {
         Delivery::Fixed | Delivery::LowestPriority => apic.lapic.takes_interrupts().into(),
         _ => is_taken.into(),
