@@ -332,7 +332,7 @@ impl<B: Backend> Loaded<'_, B> {
         let (place, vector) = (own.place(layout::TOKEN), own.vector);
         let told = self.vm.memory.access().write(place, &token.to_le_bytes());
         if let (Ok(()), Some(apic)) = (told, self.apic()) {
-            apic.accept_fixed(vector, false);
+            apic.accept_fixed(vector, false, false);
         }
     }
 }
