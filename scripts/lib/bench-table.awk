@@ -41,6 +41,8 @@ BEGIN {
     expect("mmio_kernel", 0.4)
     expect("ioeventfd", 0.7)
     expect("irqfd", 0.7)
+    expect("linux_boot_1", 1.0)
+    expect("linux_boot_2", 1.0)
     # Memory has limits instead, in bytes.
     expect("vm_bytes", "")
     expect("vcpu_bytes", "")

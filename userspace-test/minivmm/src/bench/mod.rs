@@ -7,6 +7,7 @@
 //! [`crate::guests::interrupt_probe`]): what is measured is all that happens from leaving the guest
 //! to being back in it, in the kernel and, for some exits, in this program.
 
+mod boot;
 mod cost;
 mod exits;
 mod interrupts;
@@ -42,6 +43,7 @@ pub fn run(command: &BenchCommand) -> Result<ExitCode, Box<dyn std::error::Error
         BenchCommand::Exits(args) => exits::run(args.json)?,
         BenchCommand::Interrupts(args) => interrupts::run(args.json)?,
         BenchCommand::Memory(args) => memory::run(args.json)?,
+        BenchCommand::Boot(args) => boot::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,8 @@
 mod address;
 mod run;
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 pub use run::{BootProtocol, FlatMode, IrqchipMode, RunArgs};
@@ -59,6 +61,24 @@ pub enum BenchCommand {
     Interrupts(JsonArgs),
     /// What memory of the kernel a VM and a vCPU take, in bytes
     Memory(JsonArgs),
+    /// What it takes to boot Linux to its user space, in TSC ticks
+    Boot(BootBenchArgs),
+}
+
+/// Arguments of `minivmm bench boot`.
+#[derive(Debug, Args)]
+pub struct BootBenchArgs {
+    /// Linux to boot
+    #[arg(long, value_name = "FILE", default_value = "/boot/guest-kernel")]
+    pub kernel: PathBuf,
+
+    /// Its initial RAM disk, whose init says "guest userspace reached"
+    #[arg(long, value_name = "FILE", default_value = "/boot/guest-initrd")]
+    pub initrd: PathBuf,
+
+    /// How to print.
+    #[command(flatten)]
+    pub output: JsonArgs,
 }
 
 /// How to print.
@@ -88,7 +108,7 @@ mod tests {
 
     #[test]
     fn each_bench_takes_json() {
-        for what in ["exits", "interrupts", "memory"] {
+        for what in ["exits", "interrupts", "memory", "boot"] {
             let cli = Cli::try_parse_from(["minivmm", "bench", what, "--json"]).expect("valid");
             let Command::Bench(args) = cli.command else {
                 panic!("parsed as another command");
@@ -97,6 +117,7 @@ mod tests {
                 BenchCommand::Exits(args) => ("exits", args.json),
                 BenchCommand::Interrupts(args) => ("interrupts", args.json),
                 BenchCommand::Memory(args) => ("memory", args.json),
+                BenchCommand::Boot(args) => ("boot", args.output.json),
             };
             assert_eq!((name, json), (what, true));
         }

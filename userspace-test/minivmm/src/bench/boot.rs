@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `minivmm bench boot`: what it takes to boot Linux to its user space.
+//!
+//! Each boot is a `minivmm run --stamp` of its own, whose console goes to a file: somebody who read
+//! it meanwhile would have to be woken for each line, on the one CPU there is. When it is over, the
+//! stamp of the line that says that user space runs is turned into ticks of the TSC, by how many of
+//! them there were in the time that the whole run took.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::tempfile::TempFile;
+
+use super::cost::Cost;
+use super::report::{Report, Unit};
+use super::tsc;
+use crate::cli::BootBenchArgs;
+
+/// What the guest's init prints first.
+const USER_SPACE: &str = "guest userspace reached";
+/// Kernel parameters; the guest's init switches off as soon as it has said so.
+const CMDLINE: &str = "console=ttyS0 minivmm.test=poweroff";
+/// What a boot is called, its vCPUs, and what it is for people.
+const BOOTS: [(&str, &str, &str); 2] = [
+    ("linux_boot_1", "1", "Linux to user space, 1 vCPU"),
+    ("linux_boot_2", "2", "Linux to user space, 2 vCPUs"),
+];
+
+/// Why a boot could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// minivmm cannot be run, or the report not be written.
+    #[error("cannot run a boot")]
+    Io(#[from] io::Error),
+    /// No file for the guest's console.
+    #[error("cannot make a file for the guest's console")]
+    Console(#[source] vmm_sys_util::errno::Error),
+    /// The machine ended before Linux had reached user space.
+    #[error("{boot}: Linux has not reached user space:\n{console}\n{said}")]
+    NotReached {
+        /// Which boot.
+        boot: &'static str,
+        /// The end of its console.
+        console: String,
+        /// What minivmm said.
+        said: String,
+    },
+}
+
+/// Measures a boot with each number of vCPUs and prints it.
+///
+/// # Errors
+///
+/// [`Error`] for the first boot that does not succeed.
+pub fn run(args: &BootBenchArgs) -> Result<(), Error> {
+    // From now on they are in the host's page cache.
+    for path in [&args.kernel, &args.initrd] {
+        read(path)?;
+    }
+    let title = "TSC ticks, one boot each";
+    let mut report = Report::new(io::stdout().lock(), args.output.json, Unit::Ticks, title)?;
+    for (name, cpus, meaning) in BOOTS {
+        let ticks = boot(name, cpus, args)?;
+        report.print(name, meaning, Cost::of(&[ticks], &[0]))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// Boots once, on this thread's CPU, and returns the ticks from the machine's start to user space.
+fn boot(name: &'static str, cpus: &str, args: &BootBenchArgs) -> Result<u64, Error> {
+    let console = TempFile::new().map_err(Error::Console)?;
+    let start = (tsc::read(), Instant::now());
+    let ended = Command::new(env::current_exe()?)
+        .args(["run", "--stamp", "--cpus", cpus, "--cmdline", CMDLINE])
+        .arg("--kernel")
+        .arg(&args.kernel)
+        .arg("--initrd")
+        .arg(&args.initrd)
+        .stdin(Stdio::null())
+        .stdout(console.as_file().try_clone()?)
+        .stderr(Stdio::piped())
+        .output()?;
+    let (ticks, time) = (tsc::read() - start.0, start.1.elapsed());
+
+    let text = String::from_utf8_lossy(&read(console.as_path())?).into_owned();
+    match stamp_of(&text, USER_SPACE) {
+        Some(stamp) => Ok(ticks_in(stamp, ticks, time)),
+        None => Err(Error::NotReached {
+            boot: name,
+            console: last_lines(&text, 5),
+            said: String::from_utf8_lossy(&ended.stderr).trim_end().to_owned(),
+        }),
+    }
+}
+
+/// The stamp, `<seconds>`, of the first line that shows `what`.
+fn stamp_of(console: &str, what: &str) -> Option<Duration> {
+    let line = console.lines().find(|line| line.contains(what))?;
+    let (seconds, _) = line.strip_prefix('<')?.split_once('>')?;
+    Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok()
+}
+
+/// The ticks in `part` of a time that had `ticks`.
+fn ticks_in(part: Duration, ticks: u64, whole: Duration) -> u64 {
+    let ticks = u128::from(ticks) * part.as_nanos() / whole.as_nanos().max(1);
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSOLE: &str = "\
+<     0.000012> Linux version 7\r
+<     1.250000> Run /init as init process\r
+<     1.500000> guest userspace reached\r
+<     1.750000> reboot: Power down\r
+";
+
+    #[test]
+    fn the_line_s_own_stamp_counts() {
+        assert_eq!(
+            stamp_of(CONSOLE, USER_SPACE),
+            Some(Duration::from_millis(1500))
+        );
+        assert_eq!(stamp_of(CONSOLE, "login:"), None);
+        assert_eq!(stamp_of("guest userspace reached\n", USER_SPACE), None);
+        assert_eq!(stamp_of("< -1> guest userspace reached", USER_SPACE), None);
+    }
+
+    #[test]
+    fn ticks_are_a_share_of_the_whole() {
+        let (part, whole) = (Duration::from_millis(1500), Duration::from_secs(3));
+        assert_eq!(ticks_in(part, 5_000_000_000, whole), 2_500_000_000);
+        assert_eq!(ticks_in(Duration::ZERO, 1, Duration::ZERO), 0);
+    }
+
+    #[test]
+    fn an_error_shows_the_end_of_the_console() {
+        assert!(last_lines(CONSOLE, 1).contains("Power down"));
+        assert_eq!(last_lines(CONSOLE, 9).lines().count(), 4);
+        assert_eq!(last_lines("", 3), "");
+    }
+
+    #[test]
+    fn boots_have_the_names_that_other_programs_look_for() {
+        assert_eq!(
+            BOOTS.map(|(name, cpus, _)| (name, cpus)),
+            [("linux_boot_1", "1"), ("linux_boot_2", "2")]
+        );
+    }
+}
