@@ -86,6 +86,8 @@ impl<B: Backend> Loaded<'_, B> {
         if apic.lapic.pending().is_none() || B::rflags(self) & Rflags::IF.bits() == 0 {
             return false;
         }
+        // A kick that came before is for this HLT, not for the next.
+        self.state.pv.unhalted = false;
         B::skip_instruction(self);
         true
     }
