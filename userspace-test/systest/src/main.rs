@@ -6,6 +6,7 @@
 //! gives the random tests another start. Runs as root.
 
 mod devices;
+mod eventfd;
 mod expect;
 mod guest;
 mod harness;

@@ -56,8 +56,9 @@ pub fn result(value: i64) -> Result<i64, Errno> {
     }
 }
 
+/// The value of a system call that has to succeed.
 #[track_caller]
-fn must(what: &str, value: i64) -> i64 {
+pub fn must(what: &str, value: i64) -> i64 {
     match result(value) {
         Ok(value) => value,
         Err(errno) => panic!("{what}: expected success, got {errno:?}"),
@@ -314,46 +315,6 @@ pub fn set_timer(delay: Duration, interval: Duration) {
     // SAFETY: `timer` outlives the call.
     let done = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     must("setitimer", done.into());
-}
-
-/// An eventfd.
-pub struct Event(OwnedFd);
-
-impl Event {
-    /// A counter of 0 that does not block.
-    pub fn new() -> Self {
-        Self::with_count(0)
-    }
-
-    /// As [`Self::new`], with a count.
-    pub fn with_count(count: u32) -> Self {
-        let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-        // SAFETY: eventfd has no memory arguments.
-        let fd = must("eventfd", unsafe { libc::eventfd(count, flags) }.into());
-        Self(own(fd as RawFd))
-    }
-
-    /// Adds 1.
-    pub fn signal(&self) {
-        write_all(self.0.as_raw_fd(), &1u64.to_ne_bytes());
-    }
-
-    /// Takes the count; 0 where nothing was signalled.
-    pub fn take(&self) -> u64 {
-        let mut count = 0u64;
-        // SAFETY: room for the 8 bytes of the counter.
-        let done = unsafe { libc::read(self.0.as_raw_fd(), (&mut count as *mut u64).cast(), 8) };
-        if done == 8 {
-            count
-        } else {
-            0
-        }
-    }
-
-    /// Its descriptor's number.
-    pub fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 /// A file of `len` zero bytes that has no name and lives in memory.

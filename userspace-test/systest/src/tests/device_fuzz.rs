@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Nonsense for the devices in the kernel, from guest and VMM, and storms of interrupts: the guest
-//! harms itself, its VM can be put right again, and others do not notice.
+//! Nonsense for the devices in the kernel, from guest and VMM: the guest harms itself, its VM can be
+//! put right again, and others do not notice.
 
-use std::time::{Duration, Instant};
-
-use kvm_bindings::*;
-use libc::{EINTR, EIO, SIGUSR1};
+use std::time::Duration;
 
 use super::fuzz::{survives, Random};
 use super::tests;
 use crate::code64;
 use crate::devices::*;
+use crate::eventfd::Event;
 use crate::expect;
 use crate::guest::{layout, set_mode, Guest, Mode, TRAP_PORT};
 use crate::machine::{apic, msr, Eoi, Machine};
 use crate::request::*;
-use crate::sys::{self, Errno, Event};
+use crate::sys::{self, Errno};
 use crate::vcpu::Exit;
 use crate::vm::Vm;
+use kvm_bindings::*;
+use libc::{EINTR, EIO};
 
 tests! {
     "device_fuzz":
     apic_registers(60), apic_registers_split(60), x2apic_registers(60), ioapic_registers(60),
-    pic_and_pit_ports(60), pv_msrs(60), states(60), calls(60), level_storm, self_ipi_storm,
-    smi, message_storm, timer_storm, pit_storm, nmi_storm, ends_of_memory, ends_of_device_pages,
-    wraps_in_protected_mode,
+    pic_and_pit_ports(60), pv_msrs(60), states(60), calls(60), smi, ends_of_memory,
+    ends_of_device_pages, wraps_in_protected_mode,
 }
 
 const VECTOR: u8 = 0xd1;
+
 /// Operations of a test with random numbers.
 const ROUNDS: usize = 400;
 
@@ -40,8 +40,9 @@ fn machine_in(vm: Vm, eoi: Eoi) -> Machine {
     machine
 }
 
+/// A machine with all devices in the kernel.
 #[track_caller]
-fn machine() -> Machine {
+pub(super) fn machine() -> Machine {
     let vm = Vm::with_irqchip();
     vm.create_pit2(KVM_PIT_SPEAKER_DUMMY);
     machine_in(vm, Eoi::Xapic)
@@ -477,82 +478,6 @@ fn calls() {
     });
 }
 
-/// Runs `storm` in another thread, then expects that KVM_RUN ends at a signal and that another
-/// VM gets on meanwhile. Returns the interrupts of [`VECTOR`] that came.
-#[track_caller]
-fn weather(machine: &Machine, meanwhile: impl Fn()) -> u64 {
-    sys::catch(SIGUSR1);
-    let other = Guest::long(code64!("2: inc rax", "hlt", "jmp 2b"));
-    machine
-        .cpu(0)
-        .start(code64!("2: inc rdi", "jmp 2b"), |_| {});
-    let before = machine.count(VECTOR);
-    std::thread::scope(|scope| {
-        let (tell, told) = std::sync::mpsc::channel();
-        let vcpu = &machine.vcpus[0];
-        let running = scope.spawn(move || {
-            tell.send(sys::this_thread())
-                .expect("the other thread listens");
-            vcpu.run()
-        });
-        let thread = told.recv().expect("the vCPU's thread");
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(60) {
-            other.run_to_halt();
-            meanwhile();
-        }
-        while !running.is_finished() {
-            thread.signal(SIGUSR1);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let exit = running.join().expect("the vCPU's thread");
-        expect::eq("KVM_RUN", exit, Err(Errno(EINTR)));
-    });
-    machine.count(VECTOR) - before
-}
-
-/// A level-triggered line that stays up whatever the handler does.
-fn level_storm() {
-    let machine = machine();
-    machine.cpu(0).enable_apic();
-    let mut chip = machine.vm.ioapic();
-    chip.redirtbl[20] = 1 << 15 | u64::from(VECTOR);
-    machine.vm.set_ioapic(&chip);
-    machine.vm.irq_line(20, true);
-    let came = weather(&machine, || {});
-    expect::that(&format!("many interrupts ({came})"), came > 100);
-    machine.vm.irq_line(20, false);
-    machine.cpu(0).nop();
-    let calm = machine.count(VECTOR);
-    machine.cpu(0).spin(10_000);
-    machine.expect_count(VECTOR, calm);
-}
-
-/// A handler that sends its own interrupt again.
-fn self_ipi_storm() {
-    let machine = machine();
-    let handler = code64!(
-        "push rax",
-        "lock inc qword ptr [{count}]",
-        "mov eax, 0xfee00300",
-        "mov dword ptr [rax], 0x400d1",
-        "mov eax, 0xfee000b0",
-        "mov dword ptr [rax], 0",
-        "pop rax",
-        "iretq";
-        count = const Machine::count_address(VECTOR)
-    );
-    machine.load(layout::CODE2 + 0x2000, handler);
-    crate::guest::write_gate(&machine.memory, VECTOR, layout::CODE2 + 0x2000, 0);
-    machine.cpu(0).enable_apic();
-    let got = machine.vm.signal_msi(msi_address(0), VECTOR.into());
-    expect::eq("KVM_SIGNAL_MSI", got, Ok(1));
-    let came = weather(&machine, || {});
-    expect::that(&format!("many interrupts ({came})"), came > 100);
-    machine.handle(VECTOR, Eoi::Xapic);
-    machine.cpu(0).nop();
-}
-
 /// An SMI of one's own: what KVM makes of it depends on whether it emulates that mode.
 fn smi() {
     survives(|_| {
@@ -574,63 +499,6 @@ fn smi() {
             got.is_ok() || got == Err(Errno(EIO)),
         );
     });
-}
-
-fn message_storm() {
-    let machine = machine();
-    machine.cpu(0).enable_apic();
-    let came = weather(&machine, || {
-        for _ in 0..100 {
-            let got = machine.vm.signal_msi(msi_address(0), VECTOR.into());
-            expect::eq("KVM_SIGNAL_MSI", got, Ok(1));
-        }
-    });
-    expect::that(&format!("interrupts ({came})"), came > 0);
-    machine.cpu(0).nop();
-}
-
-/// A period that no host could keep.
-fn timer_storm() {
-    let machine = machine();
-    let cpu = machine.cpu(0);
-    cpu.enable_apic();
-    cpu.apic_write(apic::TDCR, 0xb);
-    cpu.apic_write(apic::LVT_TIMER, 1 << 17 | u32::from(VECTOR));
-    cpu.apic_write(apic::TMICT, 1);
-    let came = weather(&machine, || {});
-    expect::that(&format!("interrupts ({came})"), came > 5);
-    cpu.apic_write(apic::TMICT, 0);
-    machine.cpu(0).nop();
-}
-
-fn pit_storm() {
-    let machine = machine();
-    machine.handle(VECTOR, Eoi::Pic);
-    let mut pic = machine.vm.pic(KVM_IRQCHIP_PIC_MASTER);
-    pic.pic.irq_base = VECTOR;
-    pic.pic.imr = 0xfe;
-    machine.vm.set_pic(&pic);
-    let cpu = machine.cpu(0);
-    cpu.outb(0x43, 0x34);
-    cpu.outb(0x40, 2);
-    cpu.outb(0x40, 0);
-    let came = weather(&machine, || {});
-    expect::that(&format!("interrupts ({came})"), came > 5);
-    machine.cpu(0).masked().outb(0x43, 0x30);
-}
-
-/// NMIs from another vCPU, as fast as they come.
-fn nmi_storm() {
-    let machine = machine();
-    machine.cpu(1).enable_apic();
-    let before = machine.count(2);
-    weather(&machine, || {
-        for _ in 0..20 {
-            machine.cpu(1).apic_write(apic::ICR, 3 << 18 | 4 << 8);
-        }
-    });
-    expect::that("NMIs", machine.count(2) > before);
-    machine.cpu(0).nop();
 }
 
 /// Accesses that lie half in memory and half behind it, and at the ends of what can be addressed.

@@ -1,41 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Stores that become events: KVM_IOEVENTFD (api.rst 4.59), and those that are collected:
-//! KVM_REGISTER_COALESCED_MMIO (4.116).
+//! Stores that become events: KVM_IOEVENTFD (api.rst 4.59).
 
 use kvm_bindings::*;
-use libc::{EBADF, EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC};
 
 use super::tests;
 use crate::code64;
 use crate::devices::*;
+use crate::eventfd::Event;
 use crate::expect;
 use crate::guest::layout;
 use crate::machine::Machine;
-use crate::memory::PAGE;
 use crate::request::*;
-use crate::sys::{Errno, Event};
+use crate::sys::Errno;
 use crate::vcpu::Exit;
-use crate::vm::{Kvm, Vm};
+use crate::vm::Vm;
+use libc::{EBADF, EEXIST, EFAULT, EINVAL, ENOENT};
 
 tests! {
     "ioeventfd":
     port, port_sizes, memory, memory_sizes, any_length, data_match, data_match_width,
     loads_are_not_events, beside, without_irqchip, shared_by_vcpus, string_output, deassign,
     deassign_unknown, collisions, no_collisions, bad_lengths, bad_flags, bad_ranges,
-    bad_descriptors, many, closed_vm, before_coalesced,
-    coalesced_memory, coalesced_sizes, coalesced_port, coalesced_order, coalesced_full,
-    coalesced_bad_ring, coalesced_beside, coalesced_loads, coalesced_unregister,
-    coalesced_of_two_vcpus, coalesced_errors, coalesced_many,
+    bad_descriptors, many, closed_vm,
 }
 
 const PORT: u64 = 0x500;
+
 /// `KVM_IOEVENTFD_FLAG_*`.
 const MATCH: u32 = 1;
 const PIO: u32 = 1 << 1;
 const DEASSIGN: u32 = 1 << 2;
 const MMIO: u64 = layout::MMIO;
 
-fn ioeventfd(
+/// KVM_IOEVENTFD.
+pub(super) fn ioeventfd(
     vm: &Vm,
     event: &Event,
     addr: u64,
@@ -56,8 +54,9 @@ fn ioeventfd(
     )
 }
 
+/// Assigns a new eventfd.
 #[track_caller]
-fn assign(vm: &Vm, addr: u64, len: u32, flags: u32, datamatch: u64) -> Event {
+pub(super) fn assign(vm: &Vm, addr: u64, len: u32, flags: u32, datamatch: u64) -> Event {
     let event = Event::new();
     let got = ioeventfd(vm, &event, addr, len, flags, datamatch);
     expect::ok("KVM_IOEVENTFD", got);
@@ -84,7 +83,7 @@ fn store_code(size: u8) -> &'static [u8] {
 
 /// Outputs; says whether that came to the VMM.
 #[track_caller]
-fn out(machine: &Machine, port: u64, size: u8, value: u64) -> bool {
+pub(super) fn out(machine: &Machine, port: u64, size: u8, value: u64) -> bool {
     machine
         .cpu(0)
         .start(out_code(size), |r| (r.rdx, r.rax) = (port, value));
@@ -100,7 +99,7 @@ fn out(machine: &Machine, port: u64, size: u8, value: u64) -> bool {
 
 /// Stores; says whether that came to the VMM.
 #[track_caller]
-fn store(machine: &Machine, gpa: u64, size: u8, value: u64) -> bool {
+pub(super) fn store(machine: &Machine, gpa: u64, size: u8, value: u64) -> bool {
     machine
         .cpu(0)
         .start(store_code(size), |r| (r.rbx, r.rcx) = (gpa, value));
@@ -443,262 +442,4 @@ fn closed_vm() {
     }
     event.signal();
     expect::eq("events", event.take(), 1);
-}
-
-/// A page of the run page's file: the ring of collected stores.
-struct Ring<'a>(&'a Machine);
-
-/// Offset of the ring in the file, in pages, is KVM_CAP_COALESCED_MMIO.
-const RING: usize = 2 * PAGE;
-/// Entries that the ring can hold at most.
-const ROOM: u32 = ((PAGE - 8) / 24) as u32;
-
-/// An entry of the ring: address, length, whether a port, data.
-type Entry = (u64, u32, u32, u64);
-
-impl Ring<'_> {
-    fn ends(&self) -> (u32, u32) {
-        let page = self.0.vcpus[0].run_page();
-        (page.read(RING), page.read(RING + 4))
-    }
-
-    fn set_ends(&self, first: u32, last: u32) {
-        let page = self.0.vcpus[0].run_page();
-        page.write(RING, first);
-        page.write(RING + 4, last);
-    }
-
-    /// Takes all entries.
-    fn take(&self) -> Vec<Entry> {
-        let page = self.0.vcpus[0].run_page();
-        let (mut first, last) = self.ends();
-        let mut entries = Vec::new();
-        while first != last {
-            let at = RING + 8 + 24 * first as usize;
-            let len: u32 = page.read(at + 8);
-            let mut data = [0; 8];
-            data[..len as usize].copy_from_slice(&page.read_bytes(at + 16, len as usize));
-            let pio = page.read(at + 12);
-            entries.push((page.read(at), len, pio, u64::from_le_bytes(data)));
-            first = (first + 1) % ROOM;
-        }
-        self.set_ends(first, last);
-        entries
-    }
-}
-
-#[track_caller]
-fn collect(vm: &Vm, addr: u64, size: u32, pio: u32) {
-    let zone = CoalescedZone { addr, size, pio };
-    let got = vm.set(REGISTER_COALESCED_MMIO, &zone);
-    expect::ok("KVM_REGISTER_COALESCED_MMIO", got);
-}
-
-#[track_caller]
-fn collect_no_more(vm: &Vm, addr: u64, size: u32, pio: u32) {
-    let zone = CoalescedZone { addr, size, pio };
-    let got = vm.set(UNREGISTER_COALESCED_MMIO, &zone);
-    expect::ok("KVM_UNREGISTER_COALESCED_MMIO", got);
-}
-
-/// An event goes before a zone that it lies in, whichever was there first.
-fn before_coalesced() {
-    let machine = Machine::new(1);
-    let event = assign(&machine.vm, MMIO + 8, 4, 0, 0);
-    collect(&machine.vm, MMIO + 0x100, 0x100, 0);
-    expect::eq("exit", store(&machine, MMIO + 8, 4, 1), false);
-    expect::eq("exit", store(&machine, MMIO + 0x108, 4, 1), false);
-    expect::eq("events", event.take(), 1);
-    expect::eq("collected", Ring(&machine).take().len(), 1);
-}
-
-fn coalesced_memory() {
-    let machine = Machine::new(1);
-    let told = Kvm::open().extension(KVM_CAP_COALESCED_MMIO);
-    expect::eq("page of the ring", told as usize * PAGE, RING);
-    collect(&machine.vm, MMIO, 0x1000, 0);
-    let ring = Ring(&machine);
-    expect::eq("collected at first", ring.take(), vec![]);
-    for i in 0..5 {
-        expect::eq("exit", store(&machine, MMIO + 8 * i, 4, 100 + i), false);
-    }
-    let want: Vec<Entry> = (0..5).map(|i| (MMIO + 8 * i, 4, 0, 100 + i)).collect();
-    expect::eq("collected", ring.take(), want);
-}
-
-fn coalesced_sizes() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO, 0x1000, 0);
-    let value = 0x8877_6655_4433_2211;
-    for size in [1u8, 2, 4, 8] {
-        let exit = store(&machine, MMIO + 0x21, size, value);
-        expect::eq("exit", exit, false);
-        let data = value & u64::MAX >> (64 - 8 * u32::from(size));
-        let want = vec![(MMIO + 0x21, u32::from(size), 0, data)];
-        expect::eq("collected", Ring(&machine).take(), want);
-    }
-}
-
-fn coalesced_port() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, PORT, 4, 1);
-    for size in [1u8, 2, 4] {
-        expect::eq("exit", out(&machine, PORT, size, 0x7766_5544), false);
-        let data = 0x7766_5544 & u64::MAX >> (64 - 8 * u32::from(size));
-        let want = vec![(PORT, u32::from(size), 1, data)];
-        expect::eq("collected", Ring(&machine).take(), want);
-    }
-    expect::eq("exit behind it", out(&machine, PORT + 4, 1, 1), true);
-    expect::eq("exit of memory there", store(&machine, MMIO, 4, 1), true);
-}
-
-/// Stores to memory and ports keep their order.
-fn coalesced_order() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO, 0x100, 0);
-    collect(&machine.vm, PORT, 4, 1);
-    let mut want = Vec::new();
-    for i in 0..10 {
-        store(&machine, MMIO + i, 1, i);
-        out(&machine, PORT, 1, i + 100);
-        want.push((MMIO + i, 1, 0, i));
-        want.push((PORT, 1, 1, i + 100));
-    }
-    expect::eq("collected", Ring(&machine).take(), want);
-}
-
-/// One place stays free; a store that finds no other comes to the VMM.
-fn coalesced_full() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO, 0x1000, 0);
-    let ring = Ring(&machine);
-    ring.set_ends(100, 100);
-    for i in 0..u64::from(ROOM) - 1 {
-        expect::eq(
-            &format!("exit of store {i}"),
-            store(&machine, MMIO + i, 1, i),
-            false,
-        );
-    }
-    expect::eq("exit of one more", store(&machine, MMIO, 4, 1), true);
-    expect::eq("the ends", ring.ends(), (100, 99));
-    let entries = ring.take();
-    expect::eq("collected", entries.len(), ROOM as usize - 1);
-    expect::eq("the last", entries.last(), Some(&(MMIO + 168, 1, 0, 168)));
-    expect::eq("exit after that", store(&machine, MMIO, 4, 1), false);
-}
-
-/// Ends that the VMM wrote out of range make it get the stores itself.
-fn coalesced_bad_ring() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO, 0x1000, 0);
-    let ring = Ring(&machine);
-    for last in [ROOM, ROOM + 1, 1 << 20, u32::MAX] {
-        ring.set_ends(0, last);
-        expect::eq("exit", store(&machine, MMIO, 4, 1), true);
-        expect::eq("the ends", ring.ends(), (0, last));
-    }
-    ring.set_ends(u32::MAX, 0);
-    expect::eq("exit", store(&machine, MMIO, 4, 1), false);
-    ring.set_ends(0, 0);
-}
-
-fn coalesced_beside() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO + 0x100, 0x10, 0);
-    for (offset, size, exit) in [
-        (0xff, 1, true),
-        (0xfe, 4, true),
-        (0x100, 8, false),
-        (0x10f, 1, false),
-        (0x10e, 4, true),
-        (0x110, 1, true),
-    ] {
-        let got = store(&machine, MMIO + offset, size, 1);
-        expect::eq(&format!("exit of {size} at {offset:#x}"), got, exit);
-    }
-    expect::eq("collected", Ring(&machine).take().len(), 2);
-}
-
-fn coalesced_loads() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO, 0x1000, 0);
-    let load = code64!("mov eax, [rbx]", "out 0xe9, al");
-    machine.cpu(0).start(load, |r| r.rbx = MMIO);
-    machine.vcpus[0].expect_exit(Exit::MmioRead { gpa: MMIO, len: 4 });
-    expect::eq("collected", Ring(&machine).take(), vec![]);
-}
-
-/// Zones that hold the range named go.
-fn coalesced_unregister() {
-    let machine = Machine::new(1);
-    collect(&machine.vm, MMIO, 0x100, 0);
-    collect(&machine.vm, MMIO + 0x200, 0x100, 0);
-    collect_no_more(&machine.vm, MMIO + 0x400, 0x100, 0);
-    collect_no_more(&machine.vm, MMIO, 0x100, 1);
-    collect_no_more(&machine.vm, MMIO, 0x200, 0);
-    expect::eq("exit", store(&machine, MMIO, 4, 1), false);
-    collect_no_more(&machine.vm, MMIO + 0x10, 0x10, 0);
-    expect::eq("exit", store(&machine, MMIO, 4, 1), true);
-    expect::eq("exit", store(&machine, MMIO + 0x200, 4, 1), false);
-    collect_no_more(&machine.vm, MMIO + 0x200, 0x100, 0);
-    expect::eq("exit", store(&machine, MMIO + 0x200, 4, 1), true);
-}
-
-fn coalesced_of_two_vcpus() {
-    let machine = Machine::new(2);
-    collect(&machine.vm, MMIO, 0x100, 0);
-    machine.cpu(0).store(MMIO, 1);
-    machine.cpu(1).store(MMIO + 4, 2);
-    let entries = Ring(&machine).take();
-    let want = vec![(MMIO, 4, 0, 1), (MMIO + 4, 4, 0, 2)];
-    expect::eq("collected", entries, want);
-    let ends: [u32; 2] = machine.vcpus[1].run_page().read(RING);
-    expect::eq("the same ring in both", ends, [2, 2]);
-}
-
-fn coalesced_errors() {
-    let vm = Vm::new();
-    for pio in [2, 3, u32::MAX] {
-        let zone = CoalescedZone {
-            addr: MMIO,
-            size: 16,
-            pio,
-        };
-        expect::errno("register", vm.set(REGISTER_COALESCED_MMIO, &zone), EINVAL);
-        let got = vm.set(UNREGISTER_COALESCED_MMIO, &zone);
-        expect::errno("unregister", got, EINVAL);
-    }
-    let number = REGISTER_COALESCED_MMIO.number;
-    expect::errno("register without memory", vm.fault(number), EFAULT);
-    let number = UNREGISTER_COALESCED_MMIO.number;
-    expect::errno("unregister without memory", vm.fault(number), EFAULT);
-}
-
-/// A bus has room for 1000 devices.
-fn coalesced_many() {
-    let vm = Vm::new();
-    let mut zone = CoalescedZone {
-        addr: MMIO,
-        size: 4,
-        pio: 0,
-    };
-    let mut count = 0;
-    let end = loop {
-        match vm.set(REGISTER_COALESCED_MMIO, &zone) {
-            Ok(_) => count += 1,
-            Err(errno) => break errno,
-        }
-        zone.addr += 4;
-        expect::that("an end below 2000", count < 2000);
-    };
-    expect::eq("the end", end, Errno(ENOSPC));
-    expect::that(
-        &format!("about 1000 ({count})"),
-        (900..=1000).contains(&count),
-    );
-    let event = Event::new();
-    let got = ioeventfd(&vm, &event, layout::MMIO - 4, 4, 0, 0);
-    expect::errno("an event on a full bus", got, ENOSPC);
-    let _port = assign(&vm, PORT, 1, PIO, 0);
 }

@@ -8,10 +8,11 @@ use libc::{EBADF, EBUSY, EFAULT, EINVAL};
 
 use super::tests;
 use crate::devices::*;
+use crate::eventfd::Event;
 use crate::expect;
 use crate::machine::{apic, Eoi, Machine};
 use crate::request::*;
-use crate::sys::{Errno, Event};
+use crate::sys::Errno;
 use crate::vm::Vm;
 
 tests! {

@@ -4,7 +4,9 @@
 use crate::harness::Test;
 
 mod apic;
+mod apic_timer;
 mod clock;
+mod coalesced;
 mod control;
 mod cpuid;
 mod debug;
@@ -15,6 +17,7 @@ mod features;
 mod fpu;
 mod fuzz;
 mod host;
+mod hypercalls;
 mod interrupts;
 mod io;
 mod ioapic;
@@ -30,6 +33,7 @@ mod module;
 mod msrs;
 mod page_kinds;
 mod paging;
+mod parallel;
 mod pic;
 mod pit;
 mod pv;
@@ -38,6 +42,7 @@ mod routing;
 mod signals;
 mod slots;
 mod smp;
+mod storms;
 mod string_faults;
 mod system;
 mod threads;
@@ -74,11 +79,13 @@ pub fn all() -> Vec<Test> {
         lapic_state::TESTS,
         pit::TESTS,
         apic::TESTS,
+        apic_timer::TESTS,
         ipi::TESTS,
         ioapic::TESTS,
         pic::TESTS,
         irqfd::TESTS,
         ioeventfd::TESTS,
+        coalesced::TESTS,
         debug::TESTS,
         regs::TESTS,
         translate::TESTS,
@@ -91,10 +98,13 @@ pub fn all() -> Vec<Test> {
         lifetime::TESTS,
         threads::TESTS,
         smp::TESTS,
+        parallel::TESTS,
         clock::TESTS,
         pv::TESTS,
+        hypercalls::TESTS,
         fuzz::TESTS,
         device_fuzz::TESTS,
+        storms::TESTS,
         module::TESTS,
     ]
     .concat()
