@@ -16,7 +16,8 @@ tests! {
     store_immediate, high_byte_registers, zero_and_sign_extension, addressing_forms,
     accumulator_forms, real_mode, protected_mode, segment_base, state_at_exit,
     completed_by_immediate_exit, at_the_edges, across_pages, across_memory_and_nothing,
-    mapped_elsewhere, guest_page_fault_first, many, other_instructions, data_of_previous_exit,
+    mapped_elsewhere, guest_page_fault_first, many, same_address_other_instruction,
+    other_instructions, data_of_previous_exit,
 }
 
 fn load(gpa: u64, len: u32) -> Exit {
@@ -478,6 +479,42 @@ fn many() {
         guest.vcpu.expect_exit(store(gpa, &(i * 3).to_le_bytes()));
     }
     guest.run_to_halt();
+}
+
+/// An address where there was one instruction has another, because its bytes changed or because it
+/// leads to another page: what is done is what is there now.
+fn same_address_other_instruction() {
+    const FIRST: u64 = 0x3_0000;
+    const SECOND: u64 = 0x3_1000;
+    let guest = guest(code64!(
+        "mov edi, {at}",
+        "call rdi",
+        "call rdi",
+        "mov byte ptr [{first} + 1], 0x0b", // ECX in place of EAX
+        "call rdi",
+        "mov qword ptr [{table}], {second} + 7",
+        "invlpg [rdi]",
+        "call rdi",
+        "hlt";
+        at = const layout::EXTRA,
+        first = const FIRST,
+        second = const SECOND,
+        table = const layout::PT,
+    ));
+    guest.load(FIRST, code64!("mov eax, [rbx]", "ret"));
+    guest.load(SECOND, code64!("mov edx, [rbx]", "ret"));
+    guest.poke(layout::PT, FIRST | bits::PTE);
+    guest.poke(
+        layout::PD + layout::EXTRA / (2 << 20) * 8,
+        layout::PT | bits::PTE,
+    );
+    for answer in 1..=4u32 {
+        guest.vcpu.expect_exit(load(MMIO, 4));
+        guest.vcpu.answer_mmio(&answer.to_le_bytes());
+    }
+    guest.run_to_halt();
+    let regs = guest.vcpu.regs();
+    expect::eq("EAX, ECX, EDX", (regs.rax, regs.rcx, regs.rdx), (2, 3, 4));
 }
 
 /// What is not a plain MOV is either done right, with all its exits, or given up with the
