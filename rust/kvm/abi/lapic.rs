@@ -55,20 +55,19 @@ pub(super) fn set_mp_state<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Re
     Ok(0)
 }
 
-/// KVM_TPR_ACCESS_REPORTING (`struct kvm_tpr_access_ctl`): with a TPR shadow in the processor there
-/// is never an access to report.
-pub(super) fn tpr_access_reporting(arg: usize) -> Result<i32> {
-    let mut control: kvm_tpr_access_ctl = copy::read(arg)?;
+/// KVM_TPR_ACCESS_REPORTING (`struct kvm_tpr_access_ctl`): whether accesses to the task priority
+/// that are emulated end in KVM_EXIT_TPR_ACCESS.
+pub(super) fn tpr_access_reporting<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    let control: kvm_tpr_access_ctl = copy::read(arg)?;
     if control.flags != 0 {
         return Err(EINVAL);
     }
-    control.reserved.fill(0);
+    cx.state.reports_tpr = control.enabled != 0;
     copy::write(arg, &control)?;
     Ok(0)
 }
 
-/// KVM_SET_VAPIC_ADDR: where a VMM would have the task priority for its guest to read, if accesses
-/// were reported.
+/// KVM_SET_VAPIC_ADDR: where guest memory has the task priority; 0 is nowhere.
 pub(super) fn set_vapic_addr<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     if cx.apic().is_none() {
         return Err(EINVAL);
@@ -78,5 +77,6 @@ pub(super) fn set_vapic_addr<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> 
     if gpa.0 != 0 && !cx.vm.memory.access().is_memory(gpa, false) {
         return Err(EINVAL);
     }
+    cx.state.vapic = (gpa.0 != 0).then_some(gpa.0);
     Ok(0)
 }

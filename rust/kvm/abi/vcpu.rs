@@ -143,7 +143,9 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             number::KVM_SET_MP_STATE => this.with_loaded(|cx| lapic::set_mp_state(cx, arg)),
             number::KVM_GET_LAPIC => this.with_loaded(|cx| lapic::get(cx, arg)),
             number::KVM_SET_LAPIC => this.with_loaded(|cx| lapic::set(cx, arg)),
-            number::KVM_TPR_ACCESS_REPORTING => lapic::tpr_access_reporting(arg),
+            number::KVM_TPR_ACCESS_REPORTING => {
+                this.with_loaded(|cx| lapic::tpr_access_reporting(cx, arg))
+            }
             number::KVM_SET_VAPIC_ADDR => this.with_loaded(|cx| lapic::set_vapic_addr(cx, arg)),
             number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),
             _ => Err(EINVAL),

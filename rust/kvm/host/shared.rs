@@ -102,6 +102,8 @@ pub(crate) enum UserExit {
     IrqWindowOpen,
     /// KVM_EXIT_SET_TPR.
     SetTpr,
+    /// KVM_EXIT_TPR_ACCESS.
+    TprAccess { rip: u64, is_write: bool },
     /// KVM_EXIT_IOAPIC_EOI.
     IoapicEoi { vector: u8 },
     /// KVM_EXIT_FAIL_ENTRY.
@@ -239,6 +241,11 @@ impl RunPage {
             UserExit::Intr => bindings::KVM_EXIT_INTR,
             UserExit::IrqWindowOpen => bindings::KVM_EXIT_IRQ_WINDOW_OPEN,
             UserExit::SetTpr => bindings::KVM_EXIT_SET_TPR,
+            UserExit::TprAccess { rip, is_write } => {
+                put!(self.__bindgen_anon_1.tpr_access.rip = rip);
+                put!(self.__bindgen_anon_1.tpr_access.is_write = is_write.into());
+                bindings::KVM_EXIT_TPR_ACCESS
+            }
             UserExit::IoapicEoi { vector } => {
                 put!(self.__bindgen_anon_1.eoi.vector = vector);
                 bindings::KVM_EXIT_IOAPIC_EOI

@@ -381,13 +381,6 @@ impl<B: Backend> Vm<B> {
         self.boot_cpu_id.load(Ordering::Relaxed) == id
     }
 
-    /// Calls `f` with each vCPU.
-    pub(crate) fn for_each_vcpu(&self, mut f: impl FnMut(&Vcpu<B>)) {
-        for vcpu in self.vcpus.lock().iter() {
-            f(vcpu);
-        }
-    }
-
     /// The local APIC for a new vCPU, where it is to be in the kernel.
     fn new_apic(&self, id: u32, runner: Arc<kick::Runner>) -> Result<Option<Arc<LocalApic>>> {
         if self.irqchip().is_none() {

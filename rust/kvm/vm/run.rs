@@ -168,7 +168,9 @@ impl<B: Backend> Loaded<'_, B> {
     /// One round of the outer loop.
     fn round(&mut self) -> Result<Next> {
         self.offer_pv_eoi();
+        self.sync_to_vapic();
         let exit = self.enter_guest();
+        self.sync_from_vapic();
         self.withdraw_pv_eoi();
         if self.state.events.triple_fault {
             self.state.events.triple_fault = false;
@@ -188,6 +190,9 @@ impl<B: Backend> Loaded<'_, B> {
         match core::mem::replace(&mut self.state.aftermath, Aftermath::None) {
             Aftermath::None => next,
             Aftermath::IoapicEoi(vector) => self.leave(&UserExit::IoapicEoi { vector }),
+            Aftermath::TprAccess { rip, is_write } => {
+                self.leave(&UserExit::TprAccess { rip, is_write })
+            }
         }
     }
 
@@ -228,6 +233,7 @@ impl<B: Backend> Loaded<'_, B> {
             if guest_mode::work_pending()
                 || self.vcpu.runner.has_requests()
                 || self.pv_eoi_is_due()
+                || self.state.aftermath != Aftermath::None
             {
                 break Exit::Handled;
             }

@@ -113,6 +113,10 @@ pub(crate) struct State<B: Backend> {
     pub(crate) apic_timer: Timer,
     /// An interrupt of the VMM's PICs, with a split interrupt controller (KVM_INTERRUPT).
     pub(crate) external_interrupt: Option<u8>,
+    /// Whether the VMM hears of accesses to the task priority (KVM_TPR_ACCESS_REPORTING).
+    pub(crate) reports_tpr: bool,
+    /// Where the guest's memory has the task priority (KVM_SET_VAPIC_ADDR).
+    pub(crate) vapic: Option<u64>,
     /// What an access to the APIC left to do.
     pub(crate) aftermath: Aftermath,
     /// How long to poll before sleeping, in nanoseconds.
@@ -175,6 +179,8 @@ impl<B: Backend> Vcpu<B> {
             mp_state,
             apic_timer: Timer::new(vm.apic_bus_cycle(), MIN_PERIOD),
             external_interrupt: None,
+            reports_tpr: false,
+            vapic: None,
             aftermath: Aftermath::None,
             halt_poll_ns: 0,
             pending: Pending::None,

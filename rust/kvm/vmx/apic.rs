@@ -111,12 +111,7 @@ pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
         if apic.take_stale() {
             tell(cx);
         }
-    } else if cx
-        .state
-        .hw
-        .cpu_based
-        .contains(CpuBased::USE_TPR_SHADOW)
-    {
+    } else if cx.state.hw.cpu_based.contains(CpuBased::USE_TPR_SHADOW) {
         let threshold = apic.lapic.tpr_threshold();
         if threshold != cx.state.hw.virtual_apic.tpr_threshold {
             cx.state.hw.virtual_apic.tpr_threshold = threshold;

@@ -240,21 +240,20 @@ impl Capability {
 
     /// What a virtual APIC needs belongs together, and parameters of the module turn it off.
     fn settle_apic(&mut self) {
-        let shadow = CpuBased::USE_TPR_SHADOW.bits();
-        let posted = PinBased::POSTED_INTERRUPTS.bits();
         if !module_parameters::flexpriority.value() {
-            self.cpu_based.got &= !shadow;
+            self.cpu_based.drop(CpuBased::USE_TPR_SHADOW.bits());
         }
-        if self.cpu_based.got & shadow == 0 {
-            self.secondary.got &= !APICV.bits();
+        if !self.has_tpr_shadow() {
+            self.secondary.drop(APICV.bits());
         }
+        let posted = PinBased::POSTED_INTERRUPTS.bits();
         let complete = self.secondary.got & APICV.bits() == APICV.bits()
             && self.pin_based.got & posted != 0
             && module_parameters::enable_apicv.value();
         if !complete {
-            let kept = Secondary::VIRTUALIZE_X2APIC_MODE.bits();
-            self.secondary.got &= !APICV.bits() | kept;
-            self.pin_based.got &= !posted;
+            let kept = Secondary::VIRTUALIZE_X2APIC_MODE;
+            self.secondary.drop(APICV.difference(kept).bits());
+            self.pin_based.drop(posted);
         }
     }
 
@@ -299,6 +298,12 @@ impl Word {
             wanted,
             got: allowed.settle(wanted),
         }
+    }
+
+    /// Does without controls that are of no use.
+    fn drop(&mut self, controls: u32) {
+        self.wanted &= !controls;
+        self.got &= !controls;
     }
 
     /// Names the first of `required` that the processor does not offer.

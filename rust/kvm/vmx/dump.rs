@@ -84,7 +84,9 @@ fn exists(cx: &Loaded<'_, Vmx>, encoding: Encoding) -> bool {
         e if e == vmcs::PLE_GAP.encoding() || e == vmcs::PLE_WINDOW.encoding() => {
             Secondary::PAUSE_LOOP_EXITING
         }
-        e if e == vmcs::VIRTUAL_APIC_PAGE_ADDR.encoding() || e == vmcs::TPR_THRESHOLD.encoding() => {
+        e if e == vmcs::VIRTUAL_APIC_PAGE_ADDR.encoding()
+            || e == vmcs::TPR_THRESHOLD.encoding() =>
+        {
             return capability.has_tpr_shadow();
         }
         e if e == vmcs::APIC_ACCESS_ADDR.encoding() => Secondary::VIRTUALIZE_APIC_ACCESSES,

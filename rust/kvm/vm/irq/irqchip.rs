@@ -239,7 +239,8 @@ impl Irqchip {
         }
         let mut taken = None;
         for apic in self.targets(from, message) {
-            *taken.get_or_insert(0) += u32::from(apic.accept(message, self.watches(message.vector)));
+            *taken.get_or_insert(0) +=
+                u32::from(apic.accept(message, self.watches(message.vector)));
         }
         taken
     }

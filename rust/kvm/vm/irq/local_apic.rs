@@ -26,11 +26,11 @@ use kernel::{
     sync::Arc, //
 };
 
-use super::posted::Posted;
 use super::super::kick::{
     Requests,
     Runner, //
 };
+use super::posted::Posted;
 use crate::host::{
     page::ApicPage,
     timer::{
@@ -80,11 +80,7 @@ impl LocalApic {
         runner: Arc<Runner>,
         can_post: bool,
     ) -> Result<Arc<Self>> {
-        let posted = if can_post {
-            Some(Posted::new()?)
-        } else {
-            None
-        };
+        let posted = if can_post { Some(Posted::new()?) } else { None };
         let page = ApicPage::new()?;
         let page_hpa = page.hpa();
         let lapic = Lapic::new(page, id, is_bsp, features);

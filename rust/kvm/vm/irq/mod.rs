@@ -11,6 +11,7 @@ mod local_apic;
 mod pit;
 mod posted;
 mod routing;
+mod vapic;
 mod vcpu;
 
 pub(crate) use self::{

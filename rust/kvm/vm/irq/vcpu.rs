@@ -41,6 +41,8 @@ pub(crate) enum Aftermath {
     None,
     /// The VMM's IOAPIC has to know of the end of this interrupt (KVM_EXIT_IOAPIC_EOI).
     IoapicEoi(u8),
+    /// The VMM wants to hear of this access to the task priority (KVM_EXIT_TPR_ACCESS).
+    TprAccess { rip: u64, is_write: bool },
 }
 
 /// What is at an address, as far as the local APIC is concerned.
@@ -335,10 +337,12 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Reads from the register page of the APIC. Returns whether `gpa` is in it.
     pub(crate) fn read_apic_page(&mut self, gpa: u64, data: &mut [u8]) -> bool {
-        match (self.apic_page(gpa), self.apic()) {
-            (Page::Registers(offset), Some(apic)) => apic
-                .lapic
-                .read_bytes(offset, data, || self.apic_current_count()),
+        match (self.apic_page(gpa), self.vcpu.apic.as_deref()) {
+            (Page::Registers(offset), Some(apic)) => {
+                self.note_tpr_access(offset, false);
+                apic.lapic
+                    .read_bytes(offset, data, || self.apic_current_count());
+            }
             (Page::Hole, _) => data.fill(0xff),
             _ => return false,
         }
@@ -349,6 +353,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn write_apic_page(&mut self, gpa: u64, data: &[u8]) -> bool {
         match (self.apic_page(gpa), self.vcpu.apic.as_deref()) {
             (Page::Registers(offset), Some(apic)) => {
+                self.note_tpr_access(offset, true);
                 let effect = apic.lapic.write_bytes(offset, data);
                 self.follow(apic, effect);
             }
