@@ -13,6 +13,7 @@ mod debug;
 mod device_fuzz;
 mod exceptions;
 mod exits;
+mod faults;
 mod features;
 mod fpu;
 mod fuzz;
@@ -105,6 +106,7 @@ pub fn all() -> Vec<Test> {
         fuzz::TESTS,
         device_fuzz::TESTS,
         storms::TESTS,
+        faults::TESTS,
         module::TESTS,
     ]
     .concat()
