@@ -33,8 +33,8 @@ use crate::host::{
 /// them waits.
 pub(crate) struct GuestAccess<'a> {
     slots: Reader<'a, Slots>,
-    /// The slot that was found last: page tables and what they map are often in one.
-    last: Cell<Option<Slot>>,
+    /// The place of the slot that was found last: page tables and what they map are often in one.
+    last: Cell<usize>,
 }
 
 impl<T: SecondLevel> Memory<T> {
@@ -42,7 +42,7 @@ impl<T: SecondLevel> Memory<T> {
     pub(crate) fn access(&self) -> GuestAccess<'_> {
         GuestAccess {
             slots: self.current.read(),
-            last: Cell::new(None),
+            last: Cell::new(0),
         }
     }
 }
@@ -119,13 +119,13 @@ impl GuestAccess<'_> {
 
     /// The slot of a frame.
     #[inline]
-    fn find(&self, gfn: Gfn) -> Option<Slot> {
-        match self.last.get() {
+    fn find(&self, gfn: Gfn) -> Option<&Slot> {
+        match self.slots.get(self.last.get()) {
             Some(slot) if slot.contains(gfn) => Some(slot),
             _ => {
-                let slot = self.slots.find(gfn).copied();
-                self.last.set(slot);
-                slot
+                let place = self.slots.place(gfn)?;
+                self.last.set(place);
+                self.slots.get(place)
             }
         }
     }

@@ -118,9 +118,21 @@ impl Slots {
     /// The slot of a frame.
     #[inline]
     pub(crate) fn find(&self, gfn: Gfn) -> Option<&Slot> {
+        self.get(self.place(gfn)?)
+    }
+
+    /// The place of a frame's slot among the slots.
+    #[inline]
+    pub(crate) fn place(&self, gfn: Gfn) -> Option<usize> {
         let after = self.sorted.partition_point(|slot| slot.base <= gfn);
-        let slot = self.sorted.get(after.checked_sub(1)?)?;
-        slot.contains(gfn).then_some(slot)
+        let place = after.checked_sub(1)?;
+        self.sorted.get(place)?.contains(gfn).then_some(place)
+    }
+
+    /// The slot at a place.
+    #[inline]
+    pub(crate) fn get(&self, place: usize) -> Option<&Slot> {
+        self.sorted.get(place)
     }
 
     /// All slots.

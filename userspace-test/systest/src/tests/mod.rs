@@ -11,6 +11,7 @@ mod control;
 mod cpuid;
 mod debug;
 mod device_fuzz;
+mod emulator;
 mod exceptions;
 mod exits;
 mod faults;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Test> {
         io::TESTS,
         string_faults::TESTS,
         mmio::TESTS,
+        emulator::TESTS,
         slots::TESTS,
         paging::TESTS,
         page_kinds::TESTS,
