@@ -22,13 +22,12 @@ impl Emulated {
         }
     }
 
-    /// Makes RDX:RAX equal to memory at RBX.
-    pub fn make_equal(&mut self) {
+    /// Makes RDX:RAX, of which each has `half` bytes, equal to memory at RBX.
+    pub fn make_equal(&mut self, half: usize) {
         let at = (self.registers.general[3] - BUFFER) as usize;
         let word = |at: usize| u64::from_le_bytes(self.memory[at..at + 8].try_into().unwrap());
         self.registers.general[0] = word(at);
-        // EDX:EAX where that is compared: twice the same doubleword would not do for both sizes.
-        self.registers.general[2] = word(at + 8);
+        self.registers.general[2] = word(at + half);
     }
 
     fn place(&self, gva: Gva, len: usize) -> Result<usize, Stop> {
