@@ -168,11 +168,17 @@ mod tests {
     #[test]
     fn virtualisation_is_not_offered() {
         let words = offered(1, 0, [!0; 4], &ALL);
+        assert_eq!(words[2] & bits(&[5, 6, 27]), 0, "VMX SMX OSXSAVE");
+    }
+
+    #[test]
+    fn the_local_apic_is_not_the_processors() {
         assert_eq!(
-            words[2] & bits(&[5, 6, 21, 24, 27]),
-            0,
-            "VMX SMX x2APIC deadline OSXSAVE"
+            offered(1, 0, [0; 4], &ALL)[2],
+            bits(&[21, 24, 31]),
+            "x2APIC deadline HYPERVISOR"
         );
+        assert_eq!(offered(6, 0, [0; 4], &ALL)[0], bits(&[2]), "ARAT");
     }
 
     #[test]
@@ -194,7 +200,8 @@ mod tests {
         fn feature_words_only_lose_bits(host: Words, index in 0u32..4) {
             for function in [1, 7, 0x8000_0001, 0x8000_0007] {
                 let got = offered(function, index, host, &ALL);
-                prop_assert_eq!(got[2] & !(host[2] | LEAF_1_ECX_HYPERVISOR), 0);
+                let ours = LEAF_1_ECX_HYPERVISOR | LEAF_1_ECX_EMULATED;
+                prop_assert_eq!(got[2] & !(host[2] | ours), 0);
                 prop_assert_eq!(got[3] & !host[3], 0);
             }
         }
