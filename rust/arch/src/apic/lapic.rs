@@ -68,7 +68,7 @@ pub struct Eoi {
 ///
 /// `irr_words` has a bit for each non-zero IRR word, except that a thread which clears a bit may
 /// not yet have looked whether the word is zero. `isr_words` has exactly the bits of the non-zero
-/// ISR words. Both may be [`UNKNOWN`] instead.
+/// ISR words. Both may be `UNKNOWN` instead.
 pub struct Lapic<P> {
     registers: P,
     pub(super) id: u32,

@@ -30,7 +30,7 @@ pub struct Memory {
 pub enum Rm {
     /// A register, by number.
     Register(u8),
-    /// [`Instruction::memory`].
+    /// The memory operand.
     Memory,
 }
 

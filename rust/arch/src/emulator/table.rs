@@ -182,7 +182,7 @@ const COUNT: usize = {
     count
 };
 
-/// No row, in [`FIRST`] and [`NEXT`].
+/// No row, where the number of one is expected.
 const NONE: u8 = 0xff;
 const _: () = assert!(COUNT < NONE as usize);
 
