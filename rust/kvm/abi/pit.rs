@@ -36,6 +36,10 @@ pub(super) fn reinject_control<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<i32
 
 /// KVM_GET_PIT (api.rst, 4.70) and KVM_GET_PIT2, whose structure goes on with flags.
 pub(super) fn get<B: Backend>(vm: &Vm<B>, arg: usize, len: usize) -> Result<i32> {
+    // The older one copies its argument in first, as its number says.
+    if len == State::CHANNELS_SIZE {
+        copy::read_bytes(arg, &mut [0; State::CHANNELS_SIZE])?;
+    }
     let state = vm.pit().ok_or(ENXIO)?.save().to_bytes();
     copy::write_bytes(arg, state.get(..len).ok_or(EINVAL)?)?;
     Ok(0)
