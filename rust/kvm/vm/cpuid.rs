@@ -314,13 +314,14 @@ impl<B: Backend> Loaded<'_, B> {
             set_bit(&mut entry.words[3], LEAF_1_EDX_APIC, apic);
         }
         let size = xsave_size(cpuid, xcr0);
+        let compact = compact_xsave_size(cpuid, xcr0);
         if let Some(entry) = cpuid.find_mut(0xd, 0) {
             entry.words[1] = size;
         }
         if let Some(entry) = cpuid.find_mut(0xd, 1) {
             const XSAVEC: u32 = 1 << 1;
             if entry.words[0] & XSAVEC != 0 {
-                entry.words[1] = size;
+                entry.words[1] = compact;
             }
         }
     }
@@ -334,9 +335,28 @@ fn set_bit(word: &mut u32, bit: u32, on: bool) {
     }
 }
 
+/// Bytes of what every XSAVE area starts with: the legacy region and the header.
+const LEGACY_AND_HEADER: u32 = 512 + 64;
+
+/// Bytes that XSAVEC needs for `xcr0`: the components one after another, some of them at a multiple
+/// of 64 (SDM vol. 1, 13.4.3).
+fn compact_xsave_size(cpuid: &Cpuid, xcr0: u64) -> u32 {
+    const ALIGNED: u32 = 1 << 1;
+    (2..63)
+        .filter(|i| xcr0 >> i & 1 != 0)
+        .filter_map(|i| cpuid.find(0xd, i))
+        .fold(LEGACY_AND_HEADER, |end, entry| {
+            let start = if entry.words[2] & ALIGNED != 0 {
+                end.saturating_add(63) & !63
+            } else {
+                end
+            };
+            start.saturating_add(entry.words[0])
+        })
+}
+
 /// Bytes that XSAVE needs for `xcr0`: the end of the last component (SDM vol. 1, 13.4.3).
 fn xsave_size(cpuid: &Cpuid, xcr0: u64) -> u32 {
-    const LEGACY_AND_HEADER: u32 = 512 + 64;
     (2..63)
         .filter(|i| xcr0 >> i & 1 != 0)
         .filter_map(|i| cpuid.find(0xd, i))
