@@ -29,7 +29,7 @@ module! {
             description: "Have the processor keep the task priority of guests",
         },
         enable_apicv: bool {
-            default: true,
+            default: false,
             description: "Have the processor deliver interrupts to guests",
         },
         halt_poll_ns: u32 {
