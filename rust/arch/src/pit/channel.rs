@@ -448,11 +448,13 @@ impl Channel {
     }
 }
 
-/// Four decimal digits; one above nine counts for what it is.
+/// Four decimal digits; one above nine carries, and what carries out of the fourth is lost.
 fn from_bcd(value: u16) -> u32 {
-    [12, 8, 4, 0]
+    const DIGITS: u32 = 10_000;
+    let sum = [12, 8, 4, 0]
         .iter()
-        .fold(0, |sum, shift| sum * 10 + u32::from((value >> shift) & 0xf))
+        .fold(0, |sum, shift| sum * 10 + u32::from((value >> shift) & 0xf));
+    sum % DIGITS
 }
 
 fn to_bcd(value: u16) -> u16 {
