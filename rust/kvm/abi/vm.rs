@@ -67,21 +67,23 @@ impl<B: Backend> VmFile<B> {
     }
 
     fn set_memory_region(&self, arg: usize) -> Result<i32> {
-        let region: kvm_userspace_memory_region = copy::read(arg)?;
-        self.vm.memory.set_region(&Region {
-            slot: region.slot,
-            flags: region.flags,
-            gpa: Gpa(region.guest_phys_addr),
-            size: region.memory_size,
-            hva: Hva(region.userspace_addr),
-        })?;
-        Ok(0)
+        self.set_region(&copy::read(arg)?)
     }
 
-    /// api.rst, 4.140 KVM_SET_USER_MEMORY_REGION2. What is about guest_memfd means nothing without
-    /// KVM_MEM_GUEST_MEMFD, which is refused.
+    /// api.rst, 4.140 KVM_SET_USER_MEMORY_REGION2, which begins as the older one does. What is about
+    /// guest_memfd means nothing without KVM_MEM_GUEST_MEMFD, which is refused.
     fn set_memory_region2(&self, arg: usize) -> Result<i32> {
         let region: kvm_userspace_memory_region2 = copy::read(arg)?;
+        self.set_region(&kvm_userspace_memory_region {
+            slot: region.slot,
+            flags: region.flags,
+            guest_phys_addr: region.guest_phys_addr,
+            memory_size: region.memory_size,
+            userspace_addr: region.userspace_addr,
+        })
+    }
+
+    fn set_region(&self, region: &kvm_userspace_memory_region) -> Result<i32> {
         self.vm.memory.set_region(&Region {
             slot: region.slot,
             flags: region.flags,

@@ -152,7 +152,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Whether the VMM may inject an interrupt with KVM_INTERRUPT now: where the PICs are its own.
     pub(crate) fn ready_for_interrupt(&self) -> bool {
-        if self.vm.irqchip().is_some_and(|irqchip| irqchip.has_chips()) {
+        if !self.has_vmm_pics() {
             return true;
         }
         let events = &self.state.events;

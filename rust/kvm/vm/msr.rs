@@ -217,10 +217,16 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(Next::Guest)
     }
 
+    /// The index and the value of WRMSR.
+    #[inline]
+    fn wrmsr_operands(&self) -> (u32, u64) {
+        let regs = &self.state.regs;
+        (regs[RCX] as u32, regs[RDX] << 32 | regs[RAX] & 0xffff_ffff)
+    }
+
     /// WRMSR.
     pub(crate) fn emulate_wrmsr(&mut self) -> Result<Next> {
-        let index = self.state.regs[RCX] as u32;
-        let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
+        let (index, value) = self.wrmsr_operands();
         if self.write_msr(index, value, MsrAccess::Guest).is_ok() {
             B::skip_instruction(self);
         } else {
@@ -232,8 +238,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// WRMSR without leaving the inner loop. Returns whether it was served.
     #[inline]
     pub(crate) fn write_msr_fast(&mut self) -> bool {
-        let index = self.state.regs[RCX] as u32;
-        let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
+        let (index, value) = self.wrmsr_operands();
         if !self.write_apic_msr_fast(index, value) {
             return false;
         }
@@ -244,8 +249,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// WRMSR that sends an interrupt to another processor or sets the timer, with interrupts off.
     /// Returns whether it was served.
     pub(crate) fn write_msr_locked(&mut self) -> bool {
-        let index = self.state.regs[RCX] as u32;
-        let value = self.state.regs[RDX] << 32 | self.state.regs[RAX] & 0xffff_ffff;
+        let (index, value) = self.wrmsr_operands();
         if !matches!(index, X2APIC_ICR | IA32_TSC_DEADLINE)
             || self.write_apic_msr(index, value).is_err()
         {

@@ -106,8 +106,7 @@ impl<B: Backend> Loaded<'_, B> {
             } else if self.round()? == Next::User {
                 return Ok(());
             }
-            let has_vmm_pics = self.irqchip().is_none_or(|irqchip| !irqchip.has_chips());
-            if has_vmm_pics
+            if self.has_vmm_pics()
                 && self.vcpu.run.request_interrupt_window()
                 && self.ready_for_interrupt()
             {
@@ -199,7 +198,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// The inner loop. Returns the exit to serve, or `None` where none is due.
     fn enter_guest(&mut self) -> Option<Exit> {
         let wants_window = self.vcpu.run.request_interrupt_window()
-            && self.irqchip().is_none_or(|irqchip| !irqchip.has_chips())
+            && self.has_vmm_pics()
             && self.accepts_vmm_interrupt();
 
         self.vcpu.steal_time.set_at_boundary(false);

@@ -222,8 +222,10 @@ impl Irqchip {
     /// Hands a message to the local APICs it is for; `from` is the one that sends it, if one does.
     /// Returns how many took it, or `None` where nobody is meant.
     pub(crate) fn deliver(&self, from: Option<&LocalApic>, message: &Message) -> Option<u32> {
+        let ends_here = self.watches(message.vector);
+        let accept = |apic: &LocalApic| u32::from(apic.accept(message, ends_here));
         if let Destination::Itself = message.destination {
-            return from.map(|apic| apic.accept(message, self.watches(message.vector)).into());
+            return from.map(accept);
         }
         if message.is_lowest_priority() {
             let willing = || {
@@ -231,16 +233,14 @@ impl Irqchip {
                     .filter(|apic| apic.lapic.takes_interrupts())
             };
             let chosen = message.choose(willing().count() as u32)?;
-            let target = willing().nth(chosen as usize)?;
-            return Some(target.accept(message, self.watches(message.vector)).into());
+            return willing().nth(chosen as usize).map(accept);
         }
         if let Some(apic) = self.only_target(message) {
-            return Some(apic.accept(message, self.watches(message.vector)).into());
+            return Some(accept(apic));
         }
         let mut taken = None;
         for apic in self.targets(from, message) {
-            *taken.get_or_insert(0) +=
-                u32::from(apic.accept(message, self.watches(message.vector)));
+            *taken.get_or_insert(0) += accept(apic);
         }
         taken
     }

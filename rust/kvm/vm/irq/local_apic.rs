@@ -170,8 +170,7 @@ impl LocalApic {
         self.stale.store(true, Ordering::Relaxed);
     }
 
-    /// Takes into the registers what others left. Returns whether the processor has to be told.
-    /// For the vCPU's own thread.
+    /// Takes into the registers what others left. For the vCPU's own thread.
     #[inline]
     pub(crate) fn take_posted(&self) {
         if let Some(requests) = self.posted.as_ref().and_then(Posted::take) {

@@ -85,6 +85,12 @@ impl<B: Backend> Loaded<'_, B> {
         waits && apic.lapic.takes_extint()
     }
 
+    /// Whether the PICs are the VMM's.
+    #[inline]
+    pub(crate) fn has_vmm_pics(&self) -> bool {
+        self.irqchip().is_none_or(|irqchip| !irqchip.has_chips())
+    }
+
     /// Whether an interrupt of the VMM's PICs would get through.
     pub(crate) fn accepts_vmm_interrupt(&self) -> bool {
         self.apic()
@@ -135,34 +141,22 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// IA32_APIC_BASE of an APIC in the kernel; `host` if the VMM writes it.
-    ///
-    /// # Errors
-    ///
-    /// EINVAL for reserved bits and for modes that cannot be entered from this one.
-    pub(super) fn set_apic_base(&mut self, value: u64, host: bool) -> Result {
-        let Some(apic) = self.vcpu.apic.as_deref() else {
-            return Ok(());
-        };
-        let maxphyaddr = self.state.cpuid.limits().maxphyaddr;
-        let effect = apic
-            .lapic
-            .set_base(value, maxphyaddr, host)
-            .map_err(|_| EINVAL)?;
-        self.follow(apic, effect);
-        Ok(())
-    }
-
-    /// Writes IA32_APIC_BASE, wherever the APIC is.
+    /// Writes IA32_APIC_BASE, wherever the APIC is; `host` if the VMM does.
     ///
     /// # Errors
     ///
     /// EINVAL for reserved bits and for modes that cannot be entered from this one.
     pub(crate) fn write_apic_base(&mut self, value: u64, host: bool) -> Result {
-        if self.apic().is_some() {
-            self.set_apic_base(value, host)?;
-        } else {
-            self.write_own_apic_base(value)?;
+        match self.vcpu.apic.as_deref() {
+            Some(apic) => {
+                let maxphyaddr = self.state.cpuid.limits().maxphyaddr;
+                let effect = apic
+                    .lapic
+                    .set_base(value, maxphyaddr, host)
+                    .map_err(|_| EINVAL)?;
+                self.follow(apic, effect);
+            }
+            None => self.write_own_apic_base(value)?,
         }
         self.update_runtime_cpuid();
         Ok(())
@@ -204,16 +198,21 @@ impl<B: Backend> Loaded<'_, B> {
                     apic.runner.take_requests(Requests::APIC_TIMER);
                 }
             }
-            Effect::Destination | Effect::Mode => {
+            Effect::Destination => self.note_apic_id(apic),
+            Effect::Mode => {
                 B::apic_mode_changed(self);
-                if let Some(irqchip) = self.vm.irqchip() {
-                    if u32::from(apic.lapic.xapic_id() as u8) != apic.lapic.id()
-                        && !apic.lapic.is_x2apic()
-                    {
-                        irqchip.id_changed();
-                    }
-                }
+                self.note_apic_id(apic);
             }
+        }
+    }
+
+    /// Has messages look for this APIC, if its id is not its vCPU's any more.
+    fn note_apic_id(&self, apic: &LocalApic) {
+        if apic.lapic.is_x2apic() || apic.lapic.xapic_id() == apic.lapic.id() {
+            return;
+        }
+        if let Some(irqchip) = self.vm.irqchip() {
+            irqchip.id_changed();
         }
     }
 
@@ -394,7 +393,7 @@ impl<B: Backend> Loaded<'_, B> {
             return;
         }
         let ticks = deadline.saturating_sub(self.read_tsc());
-        if ticks == 0 || deadline < self.read_tsc() {
+        if ticks == 0 {
             apic.runner.request_own(Requests::APIC_TIMER);
             return;
         }
