@@ -12,6 +12,7 @@ mod bench;
 mod boot;
 mod cli;
 mod demo;
+mod description;
 mod devices;
 mod guests;
 mod info;
@@ -28,7 +29,10 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(args) => machine::run(&args).map_err(Into::into),
+        Command::Run(args) => args
+            .describe()
+            .map_err(Into::into)
+            .and_then(|machine| machine::run(&machine).map_err(Into::into)),
         Command::Info(args) => info::run(args.json).map_err(Into::into),
         Command::Demo(args) => demo::run(&args.names, args.output.json),
         Command::Bench(args) => bench::run(&args.command),

@@ -10,7 +10,7 @@
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::topology::Topology;
-use crate::cli::IrqchipMode;
+use crate::description::IrqchipMode;
 
 /// Leaf 1, ECX.
 const MONITOR: u32 = 1 << 3;

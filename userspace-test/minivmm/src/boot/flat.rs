@@ -9,7 +9,7 @@ use kvm_bindings::kvm_sregs;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::{state, write, CpuState, Error};
-use crate::cli::FlatMode;
+use crate::description::FlatMode;
 
 /// Loads `path` at `load` and returns the state to enter it at `entry`. `reset` is the state of a
 /// new vCPU.

@@ -12,7 +12,7 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
 use vm_memory::{Address, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
 use super::{layout, vmlinux, Error};
-use crate::cli::BootProtocol;
+use crate::description::BootProtocol;
 
 /// What an ELF file starts with.
 pub const ELF_MAGIC: [u8; 4] = *b"\x7fELF";

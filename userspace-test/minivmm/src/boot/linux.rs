@@ -14,7 +14,7 @@ use super::kernel::{self, Kernel};
 use super::layout::{self, Range};
 use super::memory_map::MemoryMap;
 use super::{acpi, params, pvh, state, write, CpuState, Error};
-use crate::cli::BootProtocol;
+use crate::description::BootProtocol;
 
 const PAGE_SIZE: u64 = 4096;
 /// What the warm-reset flag holds for a warm start.

@@ -2,14 +2,14 @@
 
 //! The command line.
 
-mod address;
+pub mod address;
 mod run;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use run::{BootProtocol, FlatMode, IrqchipMode, RunArgs};
+pub use run::RunArgs;
 
 /// A small virtual machine monitor on the KVM API.
 #[derive(Debug, Parser)]
@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run Linux, or a piece of raw code, in a virtual machine
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show what VT-x and /dev/kvm on this machine can do
     Info(JsonArgs),
     /// Run small guests that show one concept of virtualisation each

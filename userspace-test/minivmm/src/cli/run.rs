@@ -4,196 +4,162 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, ValueEnum};
-use vm_memory::GuestAddress;
+use clap::{ArgGroup, Args};
 
-use super::address;
+use crate::description::{self, Description, Options};
 
 /// Arguments of `minivmm run`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("guest").required(true).args(["kernel", "flat"]))]
+#[command(group = ArgGroup::new("guest").required(true).multiple(true)
+    .args(["kernel", "flat", "config"]))]
 #[command(after_help = "\
 On the terminal: Ctrl-A X ends the machine, Ctrl-A Ctrl-A sends Ctrl-A.
+
+The file of --config has the same names as the options, without the dashes:
+
+  kernel = \"bzImage\"                 [[disk]]
+  cmdline = \"root=/dev/vda rw\"        path = \"root.img\"
+  cpus = 2                             read-only = false
+  memory = 512
+  virtio = \"pci\"                     [[net]]
+  rng = true                           user = true
+                                       forward = [\"2222:22\"]
+  [vsock]
+  cid = 3                              [[net]]
+  socket = \"vsock\"                   tap = \"tap0\"
 
 Exit status: 0 when the guest powers off, halts or reboots, or the machine is ended from the
 keyboard; 1 when minivmm cannot go on; 3 when the guest dies; 128 + N when signal N ended minivmm.
 
   minivmm run --kernel bzImage --initrd initrd --cpus 4 --memory 512
+  minivmm run --kernel bzImage --disk root.img --net user,forward=2222:22 --rng \\
+              --cmdline \"root=/dev/vda rw\"
+  minivmm run --config machine.toml --cpus 2 --stats
   minivmm run --kernel vmlinux --boot pvh --irqchip split --cmdline \"quiet init=/bin/sh\"
   minivmm run --kernel bzImage --cpus 2 --pin 0,1 --irqchip user --trace")]
 pub struct RunArgs {
-    /// Linux to boot: a bzImage or a vmlinux
-    #[arg(long, value_name = "BZIMAGE|VMLINUX")]
-    pub kernel: Option<PathBuf>,
-
-    /// Initial RAM disk for the kernel
-    #[arg(long, value_name = "FILE", conflicts_with = "flat")]
-    pub initrd: Option<PathBuf>,
-
-    /// Kernel parameters; they follow, and so win over, those that describe this machine
-    #[arg(long, value_name = "PARAMETERS", conflicts_with = "flat")]
-    pub cmdline: Option<String>,
-
-    /// Raw code to run, as it is
+    /// A machine description in TOML; options win over what it says
     #[arg(long, value_name = "FILE")]
-    pub flat: Option<PathBuf>,
+    pub config: Option<PathBuf>,
 
-    /// Guest-physical address to load the raw code at
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        default_value = "0x7c00",
-        conflicts_with = "kernel"
-    )]
-    #[arg(value_parser = address::parse)]
-    pub load: GuestAddress,
-
-    /// Guest-physical address to start the raw code at [default: where it is loaded]
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "kernel", value_parser = address::parse)]
-    pub entry: Option<GuestAddress>,
-
-    /// Processor mode to start the raw code in
-    #[arg(long, value_enum, default_value_t = FlatMode::Real, conflicts_with = "kernel")]
-    pub mode: FlatMode,
-
-    /// Guest memory, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub memory: u32,
-
-    /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
-    pub cpus: u8,
-
-    /// Where the interrupt controllers are [default: kernel; for raw code user]
-    #[arg(long, value_enum)]
-    pub irqchip: Option<IrqchipMode>,
-
-    /// How to enter Linux
-    #[arg(long, value_enum, default_value_t = BootProtocol::Linux64, conflicts_with = "flat")]
-    pub boot: BootProtocol,
-
-    /// Host CPUs to keep the vCPUs on: the first for vCPU 0 and so on, from the start again when
-    /// there are more vCPUs
-    #[arg(long, value_name = "CPU,..", value_delimiter = ',')]
-    pub pin: Vec<usize>,
-
-    /// Begin each line of the guest's console with the host's time since the start, in seconds
-    #[arg(long)]
-    pub stamp: bool,
-
-    /// Print each VM exit that reaches minivmm, decoded, on standard error
-    #[arg(long)]
-    pub trace: bool,
+    /// What is said of the machine here.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 impl RunArgs {
-    /// Where the interrupt controllers are. Raw code ends with a HLT, which only a machine whose
-    /// controllers are minivmm's can tell from waiting.
-    pub fn irqchip(&self) -> IrqchipMode {
-        self.irqchip.unwrap_or(match self.flat {
-            Some(_) => IrqchipMode::User,
-            None => IrqchipMode::Kernel,
-        })
+    /// The machine, by the file and by the options.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file, or with both together.
+    pub fn describe(self) -> Result<Description, description::Error> {
+        match self.config {
+            Some(path) => self.options.over(description::read(&path)?).describe(),
+            None => self.options.describe(),
+        }
     }
-}
-
-/// vCPUs at most: as many as 8-bit APIC IDs name, 255 being all of them.
-const MAX_CPUS: u8 = 254;
-
-/// Where the interrupt controllers of the machine are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum IrqchipMode {
-    /// All in KVM: local APICs, IOAPIC, PICs and PIT
-    Kernel,
-    /// Local APICs in KVM; IOAPIC, PICs and PIT in minivmm
-    Split,
-    /// All in minivmm
-    User,
-}
-
-/// How Linux is entered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum BootProtocol {
-    /// Linux's own 64-bit boot protocol: in 64-bit mode, with a zero page
-    Linux64,
-    /// The PVH entry that the kernel's ELF note names: in 32-bit mode, with a start info
-    Pvh,
-}
-
-/// Processor mode that raw code starts in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum FlatMode {
-    /// 16-bit real mode, as after power-on
-    Real,
-    /// 32-bit protected mode, flat segments, no paging
-    Protected,
-    /// 64-bit mode, the first 4 GiB mapped one to one
-    Long,
 }
 
 #[cfg(test)]
 mod tests {
     use clap::error::ErrorKind;
     use clap::Parser;
+    use vm_memory::GuestAddress;
 
     use super::super::{Cli, Command};
     use super::*;
+    use crate::description::{
+        BootProtocol, Disk, FlatMode, Forward, Guest, IrqchipMode, Net, NetBackend, Transport,
+    };
 
-    fn parse(arguments: &[&str]) -> Result<RunArgs, ErrorKind> {
+    fn parse(arguments: &[&str]) -> Result<Box<RunArgs>, clap::Error> {
         let line = ["minivmm", "run"].iter().chain(arguments);
-        match Cli::try_parse_from(line)
-            .map_err(|error| error.kind())?
-            .command
-        {
+        match Cli::try_parse_from(line)?.command {
             Command::Run(args) => Ok(args),
             other => panic!("parsed as {other:?}"),
         }
     }
 
+    fn machine(arguments: &[&str]) -> Description {
+        parse(arguments)
+            .expect("valid options")
+            .describe()
+            .expect("a machine")
+    }
+
+    fn refused(arguments: &[&str]) -> clap::Error {
+        parse(arguments).expect_err("not valid")
+    }
+
     #[test]
     fn linux_with_everything() {
-        let args = parse(&[
-            "--kernel",
-            "bzImage",
-            "--initrd",
-            "cpio",
-            "--cmdline",
-            "quiet init=/bin/sh",
-            "--memory",
-            "512",
-            "--cpus",
-            "8",
-            "--irqchip",
-            "split",
-            "--boot",
-            "pvh",
-            "--pin",
-            "0,3",
+        let machine = machine(&[
+            "--kernel=bzImage",
+            "--initrd=cpio",
+            "--cmdline=quiet init=/bin/sh",
+            "--memory=512",
+            "--cpus=8",
+            "--irqchip=split",
+            "--boot=pvh",
+            "--pin=0,3",
+            "--virtio=mmio",
+            "--disk=root.img",
+            "--disk=a,b,ro",
+            "--net=user,forward=2222:22,forward=80:8080",
+            "--net=tap=tap0",
+            "--rng",
+            "--vsock=7,socket=/run/vsock",
             "--stamp",
             "--trace",
-        ])
-        .expect("valid");
-        assert_eq!(args.kernel, Some("bzImage".into()));
-        assert_eq!(args.initrd, Some("cpio".into()));
-        assert_eq!(args.cmdline.as_deref(), Some("quiet init=/bin/sh"));
-        assert_eq!((args.memory, args.cpus), (512, 8));
-        assert_eq!(args.irqchip(), IrqchipMode::Split);
-        assert_eq!(args.boot, BootProtocol::Pvh);
-        assert_eq!(args.pin, [0, 3]);
-        assert!(args.stamp && args.trace);
+            "--stats",
+        ]);
+        assert_eq!(
+            machine.guest,
+            Guest::Linux {
+                kernel: "bzImage".into(),
+                initrd: Some("cpio".into()),
+                cmdline: Some("quiet init=/bin/sh".into()),
+                boot: BootProtocol::Pvh,
+            }
+        );
+        assert_eq!((machine.memory, machine.cpus), (512, 8));
+        assert_eq!(machine.irqchip, IrqchipMode::Split);
+        assert_eq!(machine.pin, [0, 3]);
+        assert_eq!(machine.virtio, Transport::Mmio);
+        let disk = |path: &str, read_only| Disk {
+            path: path.into(),
+            read_only,
+        };
+        assert_eq!(machine.disks, [disk("root.img", false), disk("a,b", true)]);
+        let forward = vec![
+            Forward {
+                host: 2222,
+                guest: 22,
+            },
+            Forward {
+                host: 80,
+                guest: 8080,
+            },
+        ];
+        assert_eq!(
+            machine.nets,
+            [NetBackend::User { forward }, NetBackend::Tap("tap0".into())]
+                .map(|backend| Net { backend })
+        );
+        let vsock = machine.vsock.expect("there is one");
+        assert_eq!((vsock.cid, vsock.socket), (7, "/run/vsock".into()));
+        assert!(machine.rng && machine.stamp && machine.trace && machine.stats);
     }
 
     #[test]
     fn the_controllers_are_kvm_s_but_for_raw_code() {
-        let linux = parse(&["--kernel", "a"]).expect("valid");
-        assert_eq!(linux.irqchip(), IrqchipMode::Kernel);
-        assert_eq!(linux.boot, BootProtocol::Linux64);
-        let flat = parse(&["--flat", "a"]).expect("valid");
-        assert_eq!(flat.irqchip(), IrqchipMode::User);
-        let told = parse(&["--flat", "a", "--irqchip", "kernel"]).expect("valid");
-        assert_eq!(told.irqchip(), IrqchipMode::Kernel);
+        let linux = machine(&["--kernel", "a"]);
+        assert_eq!(linux.irqchip, IrqchipMode::Kernel);
+        let flat = machine(&["--flat", "a"]);
+        assert_eq!(flat.irqchip, IrqchipMode::User);
+        let told = machine(&["--flat", "a", "--irqchip", "kernel"]);
+        assert_eq!(told.irqchip, IrqchipMode::Kernel);
     }
 
     #[test]
@@ -201,11 +167,14 @@ mod tests {
         for (option, value) in [
             ("--cpus", "0"),
             ("--cpus", "255"),
+            ("--memory", "0"),
+            ("--memory", "1048577"),
             ("--irqchip", "none"),
             ("--boot", "uefi"),
             ("--pin", "0,one"),
+            ("--virtio", "isa"),
         ] {
-            let error = parse(&["--kernel", "a", option, value]).expect_err("refused");
+            let error = refused(&["--kernel", "a", option, value]).kind();
             assert!(
                 matches!(error, ErrorKind::ValueValidation | ErrorKind::InvalidValue),
                 "{option} {value}: {error:?}"
@@ -214,32 +183,93 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_cannot_be_is_explained() {
+        for (option, value, explanation) in [
+            ("--disk", ",ro", "a disk is PATH or PATH,ro"),
+            ("--net", "bridge", "`bridge` is no network"),
+            ("--net", "tap", "`tap` is no network"),
+            ("--net", "tap=", "`` cannot be the name of an interface"),
+            (
+                "--net",
+                "tap=a/b",
+                "`a/b` cannot be the name of an interface",
+            ),
+            (
+                "--net",
+                "tap=sixteen-letters-",
+                "cannot be the name of an interface",
+            ),
+            ("--net", "tap=t,forward=1:2", "forward is for --net user"),
+            (
+                "--net",
+                "user,port=1",
+                "`port=1` is not forward=HOSTPORT:GUESTPORT",
+            ),
+            ("--net", "user,forward=22", "`22` is not HOSTPORT:GUESTPORT"),
+            (
+                "--net",
+                "user,forward=0:22",
+                "`0:22` is not HOSTPORT:GUESTPORT",
+            ),
+            (
+                "--net",
+                "user,forward=1:65536",
+                "`1:65536` is not HOSTPORT:GUESTPORT",
+            ),
+            ("--vsock", "x", "`x` is not a CID"),
+            ("--vsock", "2", "2 cannot be a guest's CID"),
+            ("--vsock", "4294967295", "cannot be a guest's CID"),
+            ("--vsock", "3,path=a", "`path=a` is not socket=PATH"),
+        ] {
+            let error = refused(&["--kernel", "a", option, value]).to_string();
+            assert!(error.contains(explanation), "{option} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_switch_can_be_off() {
+        let machine = machine(&["--kernel", "a", "--rng=false", "--stats=true"]);
+        assert!(!machine.rng && machine.stats);
+        assert_eq!(
+            refused(&["--kernel", "a", "--rng=maybe"]).kind(),
+            ErrorKind::InvalidValue
+        );
+    }
+
+    #[test]
     fn raw_code_has_defaults() {
-        let args = parse(&["--flat", "code"]).expect("valid");
-        assert_eq!(args.load, GuestAddress(0x7c00));
-        assert_eq!(args.entry, None);
-        assert_eq!(args.mode, FlatMode::Real);
-        assert_eq!(args.memory, 256);
+        let machine = machine(&["--flat", "code"]);
+        assert_eq!(
+            machine.guest,
+            Guest::Flat {
+                code: "code".into(),
+                load: GuestAddress(0x7c00),
+                entry: GuestAddress(0x7c00),
+                mode: FlatMode::Real,
+            }
+        );
+        assert_eq!((machine.memory, machine.cpus), (256, 1));
     }
 
     #[test]
     fn raw_code_with_everything() {
-        let args = parse(&[
+        let machine = machine(&[
             "--flat", "code", "--load", "0x100000", "--entry", "0x100010", "--mode", "long",
-        ])
-        .expect("valid");
-        assert_eq!(args.load, GuestAddress(0x10_0000));
-        assert_eq!(args.entry, Some(GuestAddress(0x10_0010)));
-        assert_eq!(args.mode, FlatMode::Long);
+        ]);
+        assert_eq!(
+            machine.guest,
+            Guest::Flat {
+                code: "code".into(),
+                load: GuestAddress(0x10_0000),
+                entry: GuestAddress(0x10_0010),
+                mode: FlatMode::Long,
+            }
+        );
     }
 
     #[test]
-    fn exactly_one_kind_of_guest() {
-        assert_eq!(parse(&[]).err(), Some(ErrorKind::MissingRequiredArgument));
-        assert_eq!(
-            parse(&["--kernel", "a", "--flat", "b"]).err(),
-            Some(ErrorKind::ArgumentConflict)
-        );
+    fn a_guest_is_needed() {
+        assert_eq!(refused(&[]).kind(), ErrorKind::MissingRequiredArgument);
     }
 
     #[test]
@@ -251,19 +281,12 @@ mod tests {
             ["--flat", "a", "--cmdline", "b"],
             ["--flat", "a", "--boot", "pvh"],
         ] {
-            assert!(parse(&stray).is_err(), "{stray:?} was taken");
+            assert_eq!(refused(&stray).kind(), ErrorKind::ArgumentConflict);
         }
-    }
-
-    #[test]
-    fn memory_has_limits() {
-        assert_eq!(
-            parse(&["--kernel", "a", "--memory", "0"]).err(),
-            Some(ErrorKind::ValueValidation)
-        );
-        assert_eq!(
-            parse(&["--kernel", "a", "--memory", "1048577"]).err(),
-            Some(ErrorKind::ValueValidation)
-        );
+        let error = parse(&["--kernel", "a", "--flat", "b"])
+            .expect("the machine says so")
+            .describe()
+            .expect_err("two guests");
+        assert!(matches!(error, description::Error::TwoGuests));
     }
 }

@@ -17,7 +17,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use kvm_ioctls::VcpuFd;
 
 use crate::boot::{self, flat, linux, CpuState};
-use crate::cli::RunArgs;
+use crate::description::{Description, Guest};
 use crate::devices::irqchip::Irqchip;
 use crate::devices::Board;
 use crate::terminal::{Console, RawMode, Signals};
@@ -42,6 +42,12 @@ pub enum Error {
     /// The state of a new vCPU cannot be read.
     #[error("cannot read the registers of a new vCPU")]
     Reset(#[source] vmm_sys_util::errno::Error),
+    /// A device that cannot be given yet.
+    #[error("there is no {what} for a guest yet")]
+    NoDevice {
+        /// Which.
+        what: &'static str,
+    },
     /// The system refuses what minivmm needs to wait for events.
     #[error("cannot {what}")]
     System {
@@ -58,29 +64,41 @@ pub enum Error {
 ///
 /// What keeps minivmm from running it. A guest that dies is no error of minivmm's: it is reported
 /// on standard error and gives an exit status of its own.
-pub fn run(args: &RunArgs) -> Result<ExitCode, Error> {
+pub fn run(machine: &Description) -> Result<ExitCode, Error> {
+    let absent = [
+        ("disk", !machine.disks.is_empty()),
+        ("network card", !machine.nets.is_empty()),
+        ("source of random numbers", machine.rng),
+        ("socket device", machine.vsock.is_some()),
+        ("summary of exits", machine.stats),
+    ];
+    if let Some((what, _)) = absent.into_iter().find(|(_, wanted)| *wanted) {
+        return Err(Error::NoDevice { what });
+    }
     let mut vm = Vm::new(&Config {
-        memory: u64::from(args.memory) << 20,
-        cpus: args.cpus,
-        irqchip: args.irqchip(),
+        memory: u64::from(machine.memory) << 20,
+        cpus: machine.cpus,
+        irqchip: machine.irqchip,
     })?;
     let resets = vm
         .vcpus
         .iter()
         .map(state_of)
         .collect::<Result<Vec<_>, _>>()?;
-    load(&vm, args, &resets[0])?;
+    load(&vm, &machine.guest, &resets[0])?;
 
     // Before any other thread starts, so that none gets the signals.
     let mut signals = Signals::new().map_err(system("receive signals"))?;
     let terminal = RawMode::enter().map_err(system("set up the terminal"))?;
-    let ended = drive(&mut vm, args, resets, &mut signals, terminal.as_ref());
+    let ended = drive(&mut vm, machine, resets, &mut signals, terminal.as_ref());
     drop(terminal);
 
     match ended? {
         Ended::ByGuest(cpu, Ok(end)) => {
-            let panicked =
-                args.kernel.is_some() && linux::has_panicked(&vm.memory, args.cmdline.as_deref());
+            let panicked = match &machine.guest {
+                Guest::Linux { cmdline, .. } => linux::has_panicked(&vm.memory, cmdline.as_deref()),
+                Guest::Flat { .. } => false,
+            };
             Ok(end::by_guest(&end, cpu, panicked, &vm))
         }
         Ended::ByGuest(_, Err(error)) => {
@@ -100,23 +118,30 @@ fn state_of(vcpu: &VcpuFd) -> Result<CpuState, Error> {
     })
 }
 
-fn load(vm: &Vm, args: &RunArgs, reset: &CpuState) -> Result<(), Error> {
+fn load(vm: &Vm, guest: &Guest, reset: &CpuState) -> Result<(), Error> {
     let (memory, reset) = (&vm.memory, reset.sregs);
-    let state = match (&args.kernel, &args.flat) {
-        (Some(kernel), _) => {
+    let state = match guest {
+        Guest::Linux {
+            kernel,
+            initrd,
+            cmdline,
+            boot,
+        } => {
             let source = linux::Source {
                 kernel,
-                initrd: args.initrd.as_deref(),
-                cmdline: args.cmdline.as_deref(),
-                protocol: args.boot,
+                initrd: initrd.as_deref(),
+                cmdline: cmdline.as_deref(),
+                protocol: *boot,
             };
-            linux::load(memory, &vm.ram, &source, args.cpus, reset)?
+            let cpus = u8::try_from(vm.vcpus.len()).expect("no more than APIC IDs");
+            linux::load(memory, &vm.ram, &source, cpus, reset)?
         }
-        (None, Some(code)) => {
-            let entry = args.entry.unwrap_or(args.load);
-            flat::load(memory, code, args.load, entry, args.mode, reset)?
-        }
-        (None, None) => unreachable!("the command line has one of the two"),
+        Guest::Flat {
+            code,
+            load,
+            entry,
+            mode,
+        } => flat::load(memory, code, *load, *entry, *mode, reset)?,
     };
     Ok(vm.set_state(&state)?)
 }
@@ -133,14 +158,14 @@ enum Ended {
 /// threads is left when this returns.
 fn drive(
     vm: &mut Vm,
-    args: &RunArgs,
+    machine: &Description,
     resets: Vec<CpuState>,
     signals: &mut Signals,
     terminal: Option<&RawMode>,
 ) -> Result<Ended, Error> {
-    let irqchip = Irqchip::new(args.irqchip(), &vm.vm, args.cpus);
+    let irqchip = Irqchip::new(machine.irqchip, &vm.vm, machine.cpus);
     let served: Vec<_> = (0..vm.vcpus.len()).map(|cpu| irqchip.serves(cpu)).collect();
-    let console = Console::new(args.stamp).map_err(system("open standard output"))?;
+    let console = Console::new(machine.stamp).map_err(system("open standard output"))?;
     let kicks = vm
         .vcpus
         .iter_mut()
@@ -161,8 +186,8 @@ fn drive(
                 shared: &shared,
                 reset,
                 is_served: served[id],
-                pin: args.pin.get(id % args.pin.len().max(1)).copied(),
-                trace: args.trace,
+                pin: machine.pin.get(id % machine.pin.len().max(1)).copied(),
+                trace: machine.trace,
             };
             match start_thread(scope, cpu) {
                 Ok(thread) => threads.push(thread),

@@ -14,7 +14,7 @@ use vmm_sys_util::errno;
 
 use crate::boot::layout::{self, Range};
 use crate::boot::{cpuid, msr, CpuState};
-use crate::cli::IrqchipMode;
+use crate::description::IrqchipMode;
 
 /// Entries asked for of KVM_GET_SUPPORTED_CPUID: more than any processor has leaves.
 const CPUID_ENTRIES: usize = 256;

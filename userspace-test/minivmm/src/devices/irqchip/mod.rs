@@ -22,7 +22,7 @@ use kvm_ioctls::VmFd;
 
 pub use local::Event;
 
-use crate::cli::IrqchipMode;
+use crate::description::IrqchipMode;
 use kernel::Kernel;
 use split::Split;
 use user::User;
