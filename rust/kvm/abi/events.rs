@@ -50,6 +50,12 @@ pub(super) fn nmi<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<i32> {
 
 /// KVM_GET_VCPU_EVENTS (api.rst, 4.31).
 pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    copy::write(arg, &collect(cx))?;
+    Ok(0)
+}
+
+/// What is on its way into the guest.
+pub(super) fn collect<B: Backend>(cx: &mut Loaded<'_, B>) -> kvm_vcpu_events {
     cx.serve_requests();
     // Without KVM_CAP_EXCEPTION_PAYLOAD a VMM cannot carry a payload: it is delivered now.
     if let Some(queued) = cx.state.events.exception.as_mut() {
@@ -84,13 +90,21 @@ pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
     out.nmi.pending = events.nmi_pending;
     out.nmi.masked = B::nmi_masked(cx).into();
     out.flags = bindings::KVM_VCPUEVENT_VALID_NMI_PENDING | bindings::KVM_VCPUEVENT_VALID_SHADOW;
-    copy::write(arg, &out)?;
-    Ok(0)
+    out
 }
 
 /// KVM_SET_VCPU_EVENTS (api.rst, 4.32).
 pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
-    let new: kvm_vcpu_events = copy::read(arg)?;
+    set_all(cx, &copy::read(arg)?)?;
+    Ok(0)
+}
+
+/// Sets what is on its way into the guest.
+///
+/// # Errors
+///
+/// EINVAL for an exception there is none of, or for flags that mean nothing here.
+pub(super) fn set_all<B: Backend>(cx: &mut Loaded<'_, B>, new: &kvm_vcpu_events) -> Result {
     let allowed = bindings::KVM_VCPUEVENT_VALID_NMI_PENDING
         | bindings::KVM_VCPUEVENT_VALID_SIPI_VECTOR
         | bindings::KVM_VCPUEVENT_VALID_SHADOW;
@@ -128,5 +142,5 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
         B::set_interrupt_shadow(cx, new.interrupt.shadow & (SHADOW_MOV_SS | SHADOW_STI));
     }
     B::set_nmi_masked(cx, new.nmi.masked != 0);
-    Ok(0)
+    Ok(())
 }

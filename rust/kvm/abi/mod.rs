@@ -20,6 +20,7 @@ mod number;
 mod pit;
 mod regs;
 mod sregs;
+mod sync_regs;
 mod system;
 mod vcpu;
 mod vm;

@@ -42,15 +42,20 @@ fn fields(regs: &mut kvm_regs) -> [&mut u64; 16] {
     ]
 }
 
-/// KVM_GET_REGS (api.rst, 4.11).
-pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+/// The general-purpose registers, RIP and RFLAGS.
+pub(super) fn collect<B: Backend>(cx: &Loaded<'_, B>) -> kvm_regs {
     let mut regs = kvm_regs::zeroed();
     for (field, value) in fields(&mut regs).into_iter().zip(cx.all_regs()) {
         *field = value;
     }
     regs.rip = B::rip(cx);
     regs.rflags = cx.visible_rflags();
-    copy::write(arg, &regs)?;
+    regs
+}
+
+/// KVM_GET_REGS (api.rst, 4.11).
+pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    copy::write(arg, &collect(cx))?;
     Ok(0)
 }
 
@@ -60,7 +65,7 @@ pub(super) fn read(arg: usize) -> Result<kvm_regs> {
 }
 
 /// KVM_SET_REGS (api.rst, 4.12). A pending exception is forgotten, as it is with KVM.
-pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, regs: &kvm_regs) -> Result<i32> {
+pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, regs: &kvm_regs) {
     const RFLAGS_FIXED: u64 = 1 << 1;
     let mut regs = *regs;
     for (index, field) in fields(&mut regs).into_iter().enumerate() {
@@ -69,7 +74,6 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, regs: &kvm_regs) -> Result
     B::set_rip(cx, regs.rip);
     cx.set_visible_rflags(regs.rflags | RFLAGS_FIXED);
     cx.state.events.exception = None;
-    Ok(0)
 }
 
 /// KVM_GET_DEBUGREGS (api.rst, 4.33).

@@ -96,7 +96,7 @@ fn to_table(table: &kvm_dtable) -> TableRegister {
 }
 
 /// What KVM_GET_SREGS and KVM_GET_SREGS2 have in common.
-fn collect<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
+fn common<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
     let mut out = kvm_sregs::zeroed();
     out.cs = from_segment(&B::segment(cx, SegmentRegister::Cs));
     out.ds = from_segment(&B::segment(cx, SegmentRegister::Ds));
@@ -118,19 +118,24 @@ fn collect<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
     out
 }
 
-/// KVM_GET_SREGS (api.rst, 4.13).
-pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
-    let mut out = collect(cx);
+/// What KVM_GET_SREGS tells.
+pub(super) fn collect<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
+    let mut out = common(cx);
     if let Some(vector) = cx.queued_interrupt() {
         out.interrupt_bitmap[usize::from(vector / 64)] |= 1 << (vector % 64);
     }
-    copy::write(arg, &out)?;
+    out
+}
+
+/// KVM_GET_SREGS (api.rst, 4.13).
+pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    copy::write(arg, &collect(cx))?;
     Ok(0)
 }
 
 /// KVM_GET_SREGS2 (api.rst, 4.132).
 pub(super) fn get2<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
-    let common = collect(cx);
+    let common = common(cx);
     let mut out = kvm_sregs2::zeroed();
     out.cs = common.cs;
     out.ds = common.ds;
@@ -168,7 +173,17 @@ enum Pdptes {
 /// KVM_SET_SREGS (api.rst, 4.14).
 pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     let sregs: kvm_sregs = copy::read(arg)?;
-    apply(cx, &sregs, Pdptes::Memory)?;
+    set_all(cx, &sregs)?;
+    Ok(0)
+}
+
+/// Sets what KVM_SET_SREGS sets.
+///
+/// # Errors
+///
+/// EINVAL for what no processor has.
+pub(super) fn set_all<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs) -> Result {
+    apply(cx, sregs, Pdptes::Memory)?;
 
     // One interrupt can be on its way; the lowest one counts.
     let queued = sregs
@@ -180,7 +195,7 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
     if let Some(vector) = queued {
         cx.state.events.interrupt = Some(vector);
     }
-    Ok(0)
+    Ok(())
 }
 
 /// KVM_SET_SREGS2 (api.rst, 4.133).

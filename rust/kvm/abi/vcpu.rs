@@ -26,7 +26,8 @@ use super::{
     msr,
     number,
     regs,
-    sregs, //
+    sregs,
+    sync_regs, //
 };
 use crate::{
     host::{
@@ -96,10 +97,14 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             return Err(EIO);
         }
         match cmd {
-            number::KVM_RUN if arg == 0 => this.with_loaded(|cx| cx.run()),
+            number::KVM_RUN if arg == 0 => this.with_loaded(|cx| sync_regs::run(cx)),
             number::KVM_GET_REGS => this.with_loaded(|cx| regs::get(cx, arg)),
             number::KVM_SET_REGS => {
-                regs::read(arg).and_then(|r| this.with_loaded(|cx| regs::set(cx, &r)))
+                let new = regs::read(arg)?;
+                this.with_loaded(|cx| {
+                    regs::set(cx, &new);
+                    Ok(0)
+                })
             }
             number::KVM_GET_SREGS => this.with_loaded(|cx| sregs::get(cx, arg)),
             number::KVM_SET_SREGS => this.with_loaded(|cx| sregs::set(cx, arg)),

@@ -17,7 +17,11 @@ use kernel::{
 
 use super::bindings::{
     self,
-    kvm_run, //
+    kvm_regs,
+    kvm_run,
+    kvm_sregs,
+    kvm_sync_regs,
+    kvm_vcpu_events, //
 };
 
 /// Bytes in a page.
@@ -176,9 +180,41 @@ impl RunPage {
         get!(self.cr8)
     }
 
-    /// The registers the VMM asks to have shared in the page, and those it says it changed.
-    pub(crate) fn shared_registers(&self) -> u64 {
-        get!(self.kvm_valid_regs) | get!(self.kvm_dirty_regs)
+    /// KVM_SYNC_X86_* that the VMM wants to find in the page after a run.
+    #[inline]
+    pub(crate) fn valid_regs(&self) -> u64 {
+        get!(self.kvm_valid_regs)
+    }
+
+    /// KVM_SYNC_X86_* that it has changed in the page.
+    #[inline]
+    pub(crate) fn dirty_regs(&self) -> u64 {
+        get!(self.kvm_dirty_regs)
+    }
+
+    /// Says which of them are still to be taken.
+    pub(crate) fn set_dirty_regs(&self, value: u64) {
+        put!(self.kvm_dirty_regs = value);
+    }
+
+    /// The registers in the page. The VMM may be writing them: it then gets what it deserves.
+    pub(crate) fn sync_regs(&self) -> kvm_sync_regs {
+        get!(self.s.regs)
+    }
+
+    /// Puts general-purpose registers into the page.
+    pub(crate) fn put_regs(&self, regs: &kvm_regs) {
+        put!(self.s.regs.regs = *regs);
+    }
+
+    /// Puts segment and control registers into the page.
+    pub(crate) fn put_sregs(&self, sregs: &kvm_sregs) {
+        put!(self.s.regs.sregs = *sregs);
+    }
+
+    /// Puts what is on its way into the guest into the page.
+    pub(crate) fn put_events(&self, events: &kvm_vcpu_events) {
+        put!(self.s.regs.events = *events);
     }
 
     /// What the VMM answered to an MMIO read.

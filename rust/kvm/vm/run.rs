@@ -53,34 +53,33 @@ pub(crate) enum Next {
 }
 
 impl<B: Backend> Loaded<'_, B> {
-    /// Runs the vCPU until the VMM has something to do.
+    /// Runs the vCPU until the VMM has something to do. `take_registers` is called before anything
+    /// depends on the registers: it may set them.
     ///
     /// # Errors
     ///
     /// EINTR for a signal or `immediate_exit`, EINVAL for nonsense in `kvm_run`, EFAULT where guest
-    /// memory is not there.
-    pub(crate) fn run(&mut self) -> Result<i32> {
+    /// memory is not there, and `take_registers`'.
+    pub(crate) fn run(&mut self, take_registers: impl FnOnce(&mut Self) -> Result) -> Result<i32> {
         let _mask = self.state.sigmask.map(MaskGuard::set);
         self.vcpu.run.clear_flags();
         self.vcpu.came_to(cpu::current());
         self.vcpu.runner.set_thread(sched::current_thread());
         self.state.fpu.load();
-        let result = self.run_with_fpu();
+        let result = self.run_with_fpu(take_registers);
         self.state.fpu.unload();
         self.vcpu.steal_time.set_at_boundary(false);
         self.publish_interrupt_state();
         result.map(|()| 0)
     }
 
-    fn run_with_fpu(&mut self) -> Result {
+    fn run_with_fpu(&mut self, take_registers: impl FnOnce(&mut Self) -> Result) -> Result {
         let run = &self.vcpu.run;
-        if run.shared_registers() != 0 {
-            return Err(EINVAL);
-        }
         let immediate_exit = run.immediate_exit();
         if self.state.mp_state == MpState::Uninitialized {
             return self.wait_for_init(immediate_exit);
         }
+        take_registers(self)?;
         if self.apic().is_none() {
             let cr8 = run.cr8();
             if cr8 > 15 {

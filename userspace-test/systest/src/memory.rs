@@ -5,6 +5,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
+use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
+
 use crate::sys::{self, Errno};
 
 /// Size of a small page, bytes.
@@ -279,3 +281,9 @@ unsafe impl Plain for u32 {}
 unsafe impl Plain for u64 {}
 // SAFETY: arrays of such types have no padding either.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+// SAFETY: KVM's ABI lays these out in integers and explicit padding.
+unsafe impl Plain for kvm_regs {}
+// SAFETY: as above.
+unsafe impl Plain for kvm_sregs {}
+// SAFETY: as above.
+unsafe impl Plain for kvm_vcpu_events {}

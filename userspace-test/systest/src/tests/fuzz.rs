@@ -453,8 +453,12 @@ fn random_run_page() {
                 // Otherwise hardly a run would get anywhere.
                 guest.vcpu.set_immediate_exit(random.below(4) == 0);
                 guest.vcpu.set_cr8(random.next() & 15);
-                page.write(std::mem::offset_of!(kvm_run, kvm_valid_regs), 0u64);
-                page.write(std::mem::offset_of!(kvm_run, kvm_dirty_regs), 0u64);
+                let fields = u64::from(KVM_SYNC_X86_VALID_FIELDS);
+                let valid = random.next() & fields;
+                page.write(std::mem::offset_of!(kvm_run, kvm_valid_regs), valid);
+                // Hardly any state of segments is one that can be entered.
+                let dirty = random.next() & random.next() & random.next() & fields;
+                page.write(std::mem::offset_of!(kvm_run, kvm_dirty_regs), dirty);
                 match run_briefly(&guest) {
                     Ok(_) | Err(Errno(EINTR | EINVAL | EAGAIN | EFAULT | EIO)) => {}
                     other => {

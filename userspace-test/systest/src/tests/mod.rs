@@ -46,6 +46,7 @@ mod slots;
 mod smp;
 mod storms;
 mod string_faults;
+mod sync_regs;
 mod system;
 mod threads;
 mod translate;
@@ -91,6 +92,7 @@ pub fn all() -> Vec<Test> {
         coalesced::TESTS,
         debug::TESTS,
         regs::TESTS,
+        sync_regs::TESTS,
         translate::TESTS,
         cpuid::TESTS,
         features::TESTS,
