@@ -32,6 +32,10 @@ module! {
             default: false,
             description: "Have the processor deliver interrupts to guests",
         },
+        preemption_timer: bool {
+            default: true,
+            description: "Have the processor end a guest's turn when its APIC timer expires",
+        },
         halt_poll_ns: u32 {
             default: 200_000,
             description: "How long a halted vCPU may poll before it sleeps, in nanoseconds",

@@ -35,6 +35,16 @@ pub(crate) fn tsc_khz() -> u32 {
     unsafe { bindings::shim_tsc_khz() }
 }
 
+/// How far the time-stamp counter gets in `ns` nanoseconds.
+pub(crate) fn ns_to_ticks(ns: u64) -> u64 {
+    const NS_PER_MS: u64 = 1_000_000;
+    let khz = u64::from(tsc_khz());
+    // In two parts, so that nothing overflows.
+    let (ms, rest) = (ns / NS_PER_MS, ns % NS_PER_MS);
+    ms.saturating_mul(khz)
+        .saturating_add(rest * khz / NS_PER_MS)
+}
+
 /// EAX, EBX, ECX and EDX of CPUID.
 pub(crate) fn cpuid(function: u32, index: u32) -> [u32; 4] {
     // SAFETY: CPUID exists on every processor that runs this kernel and touches no memory.

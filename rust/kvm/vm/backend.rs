@@ -143,6 +143,8 @@ pub(crate) enum Exit {
     InterruptEnded { vector: u8 },
     /// The processor has written a register of the virtual APIC by itself.
     ApicWritten { offset: u32 },
+    /// The deadline of [`Backend::start_timer`] has come.
+    TimerExpired,
     /// A task switch, which is not emulated.
     TaskSwitch,
     /// A triple fault.
@@ -291,6 +293,13 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn cpuid_changed(cx: &mut Loaded<'_, Self>);
     /// Whether others may leave interrupts for the processor to take by itself.
     fn posts_interrupts(&self) -> bool;
+    /// Whether the processor can end a guest's turn at a value of its counter.
+    fn has_timer(&self) -> bool;
+    /// Ends the guest's turn with [`Exit::TimerExpired`] when the host's counter is at `deadline`.
+    /// Only with [`Self::has_timer`].
+    fn start_timer(cx: &mut Loaded<'_, Self>, deadline: u64);
+    /// Does not, after [`Self::start_timer`].
+    fn stop_timer(cx: &mut Loaded<'_, Self>);
     /// The local APIC is in another mode: what the processor does of it by itself follows.
     fn apic_mode_changed(cx: &mut Loaded<'_, Self>);
     /// Translations of the guest's own page tables are stale.

@@ -107,9 +107,16 @@ impl<B: Backend> Loaded<'_, B> {
         let start = clock::monotonic();
         let vcpu = self.vcpu;
         let until = start.saturating_add(self.state.halt_poll_ns);
+        let timer = self.held_timer(start);
+        let mut now = start;
         let mut woken = self.is_woken();
-        while !woken && wait::may_poll() && clock::monotonic() < until {
+        while !woken && wait::may_poll() && now < until && timer.is_none_or(|timer| now < timer) {
             core::hint::spin_loop();
+            woken = self.is_woken();
+            now = clock::monotonic();
+        }
+        if let (false, Some(timer)) = (woken, timer) {
+            self.hand_over_timer(timer, now);
             woken = self.is_woken();
         }
         let result = if woken {

@@ -94,6 +94,7 @@ impl<B: Backend> Loaded<'_, B> {
             return Err(EINTR);
         }
 
+        self.resume_apic_timer();
         self.state.has_run = true;
         self.leave(&UserExit::Unknown);
         loop {
@@ -262,6 +263,10 @@ impl<B: Backend> Loaded<'_, B> {
             Exit::MsrRead => self.read_msr_fast(),
             Exit::MsrWrite => self.write_msr_fast(),
             Exit::Hlt => self.halt_fast(),
+            Exit::TimerExpired => {
+                self.apic_timer_expired();
+                true
+            }
             Exit::Hypercall => self.hypercall_fast(),
             _ => false,
         }
@@ -303,7 +308,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn handle(&mut self, exit: Exit) -> Result<Next> {
         match exit {
             // The inner loop served these, or the kernel did.
-            Exit::Handled | Exit::Cpuid => Ok(Next::Guest),
+            Exit::Handled | Exit::Cpuid | Exit::TimerExpired => Ok(Next::Guest),
             Exit::Hypercall => {
                 self.emulate_hypercall();
                 Ok(Next::Guest)

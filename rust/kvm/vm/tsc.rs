@@ -72,6 +72,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn guest_moves_tsc(&mut self, step: u64) {
         let offset = B::tsc_offset(self).wrapping_add(step);
         B::set_tsc_offset(self, offset);
+        self.refresh_apic_timer();
         self.vcpu.runner.request_own(Requests::CLOCK);
     }
 

@@ -8,10 +8,6 @@
 
 use arch::{
     addr::Gva,
-    apic::{
-        Timer,
-        MIN_PERIOD, //
-    },
     control_regs::{
         Cr0,
         Cr4,
@@ -42,6 +38,7 @@ use super::{
     io::Pending,
     irq::{
         Aftermath,
+        ApicTimer,
         Irqchip,
         LocalApic, //
     },
@@ -110,7 +107,7 @@ pub(crate) struct State<B: Backend> {
     pub(crate) msrs: Msrs,
     pub(crate) cpuid: Cpuid,
     pub(crate) mp_state: MpState,
-    pub(crate) apic_timer: Timer,
+    pub(crate) apic_timer: ApicTimer,
     /// An interrupt of the VMM's PICs, with a split interrupt controller (KVM_INTERRUPT).
     pub(crate) external_interrupt: Option<u8>,
     /// Whether the VMM hears of accesses to the task priority (KVM_TPR_ACCESS_REPORTING).
@@ -177,7 +174,7 @@ impl<B: Backend> Vcpu<B> {
             msrs: Msrs::new(vm.is_boot_cpu(id)),
             cpuid: Cpuid::empty(),
             mp_state,
-            apic_timer: Timer::new(vm.apic_bus_cycle(), MIN_PERIOD),
+            apic_timer: ApicTimer::new(vm.apic_bus_cycle()),
             external_interrupt: None,
             reports_tpr: false,
             vapic: None,

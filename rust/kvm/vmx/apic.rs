@@ -19,6 +19,7 @@ use arch::{
 
 use super::{
     controls,
+    timer,
     Vmx, //
 };
 use crate::{
@@ -51,7 +52,6 @@ pub(super) fn follow_mode(cx: &mut Loaded<'_, Vmx>) {
     }
     let x2apic = apic.lapic.is_x2apic() && capability.has(Secondary::VIRTUALIZE_X2APIC_MODE);
     let delivery = x2apic && capability.has_apicv();
-    let pin_based = capability.pin_based.got;
 
     f.write(vmcs::VIRTUAL_APIC_PAGE_ADDR, apic.page_hpa.0);
     controls::set_cpu_based(cx, CpuBased::USE_TPR_SHADOW, true);
@@ -69,7 +69,6 @@ pub(super) fn follow_mode(cx: &mut Loaded<'_, Vmx>) {
     };
     f.write(vmcs::MSR_BITMAP, msr.hpa().0);
 
-    let posted = PinBased::POSTED_INTERRUPTS.bits();
     if let Some(descriptor) = apic.posted() {
         f.write(vmcs::POSTED_INTR_DESC_ADDR, descriptor.hpa().0);
         f.write(vmcs::POSTED_INTR_NV, POSTED_INTR_VECTOR);
@@ -78,14 +77,7 @@ pub(super) fn follow_mode(cx: &mut Loaded<'_, Vmx>) {
         }
         cx.state.hw.virtual_apic.eoi_exits = [0; 4];
     }
-    f.write(
-        vmcs::PIN_BASED_VM_EXEC_CONTROL,
-        if delivery {
-            pin_based
-        } else {
-            pin_based & !posted
-        },
-    );
+    controls::set_pin_based(cx, PinBased::POSTED_INTERRUPTS, delivery);
     f.write(vmcs::TPR_THRESHOLD, 0);
     cx.state.hw.virtual_apic.tpr_threshold = 0;
     apic.set_hardware_delivery(delivery);
@@ -99,13 +91,15 @@ const EOI_EXIT_BITMAPS: [vmcs::Field64; 4] = [
     vmcs::EOI_EXIT_BITMAP3,
 ];
 
-/// Tells the processor what changed in the virtual-APIC page since the last entry.
+/// Tells the processor what changed in the virtual-APIC page since the last entry, and when the
+/// APIC's timer expires.
 #[inline]
 pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
     let vcpu = cx.vcpu;
     let Some(apic) = vcpu.apic.as_deref() else {
         return;
     };
+    timer::prepare_entry(cx);
     if apic.lapic.is_hardware_delivery() {
         apic.take_posted();
         if apic.take_stale() {

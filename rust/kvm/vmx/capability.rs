@@ -16,6 +16,7 @@ use core::fmt;
 
 use kernel::prelude::*;
 
+use super::timer;
 use crate::{
     host::cpu,
     module_parameters, //
@@ -98,7 +99,7 @@ const SECONDARY_OPTIONAL: Secondary = Secondary::ENABLE_VPID
     .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY)
     .union(Secondary::USE_TSC_SCALING);
 const CPU_OPTIONAL: CpuBased = CpuBased::USE_TPR_SHADOW;
-const PIN_OPTIONAL: PinBased = PinBased::POSTED_INTERRUPTS;
+const PIN_OPTIONAL: PinBased = PinBased::POSTED_INTERRUPTS.union(PinBased::PREEMPTION_TIMER);
 /// What a virtual APIC in the processor takes, all at once.
 const APICV: Secondary = Secondary::VIRTUALIZE_X2APIC_MODE
     .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
@@ -235,6 +236,9 @@ impl Capability {
             capability.secondary.got &= !Secondary::ENABLE_VPID.bits();
         }
         capability.settle_apic();
+        if !module_parameters::preemption_timer.value() || !timer::is_reliable() {
+            capability.pin_based.drop(PinBased::PREEMPTION_TIMER.bits());
+        }
         Ok(capability)
     }
 
@@ -265,6 +269,18 @@ impl Capability {
     /// Whether the processor delivers interrupts to guests by itself.
     pub(crate) fn has_apicv(&self) -> bool {
         self.has(Secondary::VIRTUAL_INTERRUPT_DELIVERY)
+    }
+
+    /// Whether the processor can end a guest's turn by its counter.
+    #[inline]
+    pub(crate) fn has_preemption_timer(&self) -> bool {
+        self.pin_based.got & PinBased::PREEMPTION_TIMER.bits() != 0
+    }
+
+    /// The preemption timer counts when this bit of the time-stamp counter changes.
+    #[inline]
+    pub(crate) fn timer_rate(&self) -> u32 {
+        (self.misc & 0x1f) as u32
     }
 
     /// Whether a secondary control is in use.

@@ -41,10 +41,9 @@ pub(super) fn write(cx: &Loaded<'_, Vmx>) {
     let capability = &vmx.capability;
     let f = &cx.vcpu.resident;
 
-    let posted = PinBased::POSTED_INTERRUPTS.bits();
     f.write(
         vmcs::PIN_BASED_VM_EXEC_CONTROL,
-        capability.pin_based.got & !posted,
+        cx.state.hw.pin_based.bits(),
     );
     f.write(
         vmcs::CPU_BASED_VM_EXEC_CONTROL,
@@ -102,6 +101,20 @@ pub(super) fn write_cr4_mask(cx: &Loaded<'_, Vmx>) {
 pub(super) fn eptp(vmx: &Vmx, root: arch::addr::Hpa) -> u64 {
     let flags = vmx.capability.ept_vpid.contains(EptVpidCap::ACCESSED_DIRTY);
     ept::pointer(root, flags)
+}
+
+/// Turns a pin-based control on or off.
+#[inline]
+pub(super) fn set_pin_based(cx: &mut Loaded<'_, Vmx>, control: PinBased, on: bool) {
+    let old = cx.state.hw.pin_based;
+    let mut new = old;
+    new.set(control, on);
+    if new != old {
+        cx.state.hw.pin_based = new;
+        cx.vcpu
+            .resident
+            .write(vmcs::PIN_BASED_VM_EXEC_CONTROL, new.bits());
+    }
 }
 
 /// Turns a primary processor-based control on or off.

@@ -90,7 +90,9 @@ fn exists(cx: &Loaded<'_, Vmx>, encoding: Encoding) -> bool {
             return capability.has_tpr_shadow();
         }
         e if e == vmcs::APIC_ACCESS_ADDR.encoding() => Secondary::VIRTUALIZE_APIC_ACCESSES,
-        e if e == vmcs::VMX_PREEMPTION_TIMER_VALUE.encoding() => return false,
+        e if e == vmcs::VMX_PREEMPTION_TIMER_VALUE.encoding() => {
+            return capability.has_preemption_timer();
+        }
         e if e == vmcs::GUEST_INTERRUPT_STATUS.encoding()
             || e == vmcs::POSTED_INTR_NV.encoding()
             || e == vmcs::POSTED_INTR_DESC_ADDR.encoding()

@@ -19,6 +19,7 @@ mod guest_state;
 mod host_state;
 mod inject;
 mod instructions;
+mod timer;
 mod vmcs;
 mod vmxon;
 mod vpid;
@@ -30,6 +31,7 @@ use arch::{
     },
     controls::{
         CpuBased,
+        PinBased,
         Secondary, //
     },
     segment::{
@@ -56,6 +58,7 @@ use self::{
         BLOCKED_BY_NMI,
         BLOCKED_BY_STI, //
     },
+    timer::PreemptionTimer,
     vmcs::Vmcs,
     vpid::{
         Vpid,
@@ -96,6 +99,8 @@ pub(crate) struct Vmx {
 /// What a vCPU's thread owns beside the VMCS.
 pub(crate) struct VmxVcpu {
     /// As in the VMCS.
+    pin_based: PinBased,
+    /// As in the VMCS.
     cpu_based: CpuBased,
     /// As in the VMCS.
     secondary: Secondary,
@@ -113,6 +118,7 @@ pub(crate) struct VmxVcpu {
     /// Translations of the guest's page tables must go before the next entry.
     flush_guest_tlb: bool,
     virtual_apic: VirtualApic,
+    timer: PreemptionTimer,
 }
 
 impl Vmx {
@@ -179,6 +185,9 @@ impl Backend for Vmx {
         secondary.remove(apic::SECONDARY);
         secondary.set(Secondary::ENABLE_VPID, vpid.is_some());
         let vcpu = VmxVcpu {
+            // Both are turned on where they are used.
+            pin_based: PinBased::from_bits_retain(self.capability.pin_based.got)
+                .difference(PinBased::POSTED_INTERRUPTS | PinBased::PREEMPTION_TIMER),
             cpu_based: CpuBased::from_bits_retain(self.capability.cpu_based.got)
                 .difference(CpuBased::USE_TPR_SHADOW),
             secondary,
@@ -191,6 +200,7 @@ impl Backend for Vmx {
             machine_check: false,
             flush_guest_tlb: true,
             virtual_apic: VirtualApic::default(),
+            timer: PreemptionTimer::new(),
         };
         Ok((Vmcs::new(self.revision_id(), self.has_rdtscp())?, vcpu))
     }
@@ -474,6 +484,21 @@ impl Backend for Vmx {
 
     fn posts_interrupts(&self) -> bool {
         self.capability.has_apicv()
+    }
+
+    #[inline]
+    fn has_timer(&self) -> bool {
+        self.capability.has_preemption_timer()
+    }
+
+    #[inline]
+    fn start_timer(cx: &mut Loaded<'_, Self>, deadline: u64) {
+        timer::start(cx, deadline);
+    }
+
+    #[inline]
+    fn stop_timer(cx: &mut Loaded<'_, Self>) {
+        timer::stop(cx);
     }
 
     fn apic_mode_changed(cx: &mut Loaded<'_, Self>) {

@@ -6,6 +6,7 @@
 //! [`Irqchip`] is what a VM's vCPUs share, [`LocalApic`] what each has and others may touch, and
 //! `vcpu` what a vCPU's own thread does with it.
 
+mod apic_timer;
 mod irqchip;
 mod local_apic;
 mod pit;
@@ -15,6 +16,7 @@ mod vapic;
 mod vcpu;
 
 pub(crate) use self::{
+    apic_timer::ApicTimer,
     irqchip::{
         AckNotifier,
         Irqchip,

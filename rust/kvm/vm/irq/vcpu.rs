@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A vCPU and its local APIC: register accesses and what follows from them, the timer, and the
-//! interrupt to take next.
+//! A vCPU and its local APIC: register accesses and what follows from them, and the interrupt to
+//! take next.
 
 use arch::apic::{
-    Delivery,
     Effect,
     Eoi,
     Features,
-    LocalInterrupt,
-    Lvt,
-    TimerMode,
-    TimerWrite,
     FIRST_MSR,
     LAST_MSR, //
 };
@@ -21,14 +16,10 @@ use super::{
     irqchip::X2APIC_API_USE_32BIT_IDS,
     local_apic::LocalApic, //
 };
-use crate::{
-    host::clock,
-    vm::{
-        backend::Backend,
-        kick::Requests,
-        vcpu::Loaded,
-        QUIRK_LAPIC_MMIO_HOLE, //
-    },
+use crate::vm::{
+    backend::Backend,
+    vcpu::Loaded,
+    QUIRK_LAPIC_MMIO_HOLE, //
 };
 
 /// IA32_TSC_DEADLINE.
@@ -185,7 +176,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// What an access to a register entails.
     fn follow(&mut self, apic: &LocalApic, effect: Effect) {
         match effect {
-            Effect::None | Effect::Tpr | Effect::Lvt(_) => {}
+            Effect::None | Effect::Tpr | Effect::Lvt(_) | Effect::SoftwareEnable(_) => {}
             Effect::Send(message) => {
                 if let Some(irqchip) = self.vm.irqchip() {
                     irqchip.deliver(Some(apic), &message);
@@ -193,11 +184,6 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Effect::Eoi(eoi) => self.end_of_interrupt(apic, eoi),
             Effect::Timer(write) => self.write_apic_timer(apic, write),
-            Effect::SoftwareEnable(enabled) => {
-                if !enabled {
-                    apic.runner.take_requests(Requests::APIC_TIMER);
-                }
-            }
             Effect::Destination => self.note_apic_id(apic),
             Effect::Mode => {
                 B::apic_mode_changed(self);
@@ -272,6 +258,7 @@ impl<B: Backend> Loaded<'_, B> {
                 apic.accept_own(value as u8, false);
                 true
             }
+            IA32_TSC_DEADLINE => self.set_tsc_deadline_fast(value),
             _ => false,
         }
     }
@@ -301,7 +288,7 @@ impl<B: Backend> Loaded<'_, B> {
             return Some(self.state.apic_timer.tsc_deadline());
         }
         apic.lapic
-            .read_msr(index, || self.apic_current_count())
+            .read_msr(index, || self.state.apic_timer.current_count())
             .ok()
     }
 
@@ -340,7 +327,7 @@ impl<B: Backend> Loaded<'_, B> {
             (Page::Registers(offset), Some(apic)) => {
                 self.note_tpr_access(offset, false);
                 apic.lapic
-                    .read_bytes(offset, data, || self.apic_current_count());
+                    .read_bytes(offset, data, || self.state.apic_timer.current_count());
             }
             (Page::Hole, _) => data.fill(0xff),
             _ => return false,
@@ -362,69 +349,6 @@ impl<B: Backend> Loaded<'_, B> {
         true
     }
 
-    fn apic_current_count(&self) -> u32 {
-        self.state.apic_timer.current_count(clock::monotonic())
-    }
-
-    fn write_apic_timer(&mut self, apic: &LocalApic, write: TimerWrite) {
-        self.state.apic_timer.write(write, clock::monotonic());
-        self.start_apic_timer(apic);
-    }
-
-    /// Starts the host's timer for what the APIC's is set to, or stops it.
-    fn start_apic_timer(&mut self, apic: &LocalApic) {
-        match self.state.apic_timer.deadline() {
-            Some(deadline) => apic.timer.start(deadline),
-            None => {
-                apic.timer.cancel();
-                apic.runner.take_requests(Requests::APIC_TIMER);
-            }
-        }
-    }
-
-    /// IA32_TSC_DEADLINE (SDM vol. 3, 11.5.4.1).
-    fn set_tsc_deadline(&mut self, apic: &LocalApic, deadline: u64) {
-        if !self.state.apic_timer.set_tsc_deadline(deadline) {
-            return;
-        }
-        if deadline == 0 {
-            apic.timer.cancel();
-            apic.runner.take_requests(Requests::APIC_TIMER);
-            return;
-        }
-        let ticks = deadline.saturating_sub(self.read_tsc());
-        if ticks == 0 {
-            apic.runner.request_own(Requests::APIC_TIMER);
-            return;
-        }
-        let wait = self.tsc_to_ns(ticks);
-        apic.timer.start(clock::monotonic().saturating_add(wait));
-    }
-
-    /// The APIC timer has expired.
-    pub(crate) fn apic_timer_expired(&mut self) {
-        let Some(apic) = self.vcpu.apic.as_deref() else {
-            return;
-        };
-        if let Some(next) = self.state.apic_timer.expire(clock::monotonic()) {
-            apic.timer.start(next);
-        }
-        if let Some(interrupt) = apic.lapic.local(Lvt::Timer) {
-            self.deliver_local(apic, &interrupt);
-        }
-    }
-
-    /// Takes an interrupt that arose at this processor.
-    fn deliver_local(&mut self, apic: &LocalApic, interrupt: &LocalInterrupt) {
-        match interrupt.delivery {
-            Delivery::Fixed => {
-                apic.accept_own(interrupt.vector, interrupt.level);
-            }
-            Delivery::Nmi => self.queue_nmi(),
-            _ => {}
-        }
-    }
-
     /// The state of the APIC (api.rst, 4.57 KVM_GET_LAPIC).
     ///
     /// # Errors
@@ -432,10 +356,12 @@ impl<B: Backend> Loaded<'_, B> {
     /// EINVAL where the APIC is not in the kernel.
     pub(crate) fn save_apic(&mut self, out: &mut [u8; 0x400]) -> Result {
         let wide = self.has_wide_ids();
+        self.review_apic_timer();
         self.serve_requests();
         let apic = self.apic().ok_or(EINVAL)?;
         apic.take_posted();
-        apic.lapic.save(out, wide, self.apic_current_count());
+        apic.lapic
+            .save(out, wide, self.state.apic_timer.current_count());
         Ok(())
     }
 
@@ -448,12 +374,7 @@ impl<B: Backend> Loaded<'_, B> {
         let wide = self.has_wide_ids();
         let apic = self.vcpu.apic.as_deref().ok_or(EINVAL)?;
         let saved = apic.lapic.restore(state, wide).map_err(|_| EINVAL)?;
-        let tsc_deadline = self.state.apic_timer.tsc_deadline();
-        self.state.apic_timer.restore(&saved, clock::monotonic());
-        self.start_apic_timer(apic);
-        if saved.mode == TimerMode::TscDeadline {
-            self.set_tsc_deadline(apic, tsc_deadline);
-        }
+        self.restore_apic_timer(apic, &saved);
         apic.set_stale();
         self.follow(apic, Effect::Destination);
         Ok(())
@@ -486,9 +407,7 @@ impl<B: Backend> Loaded<'_, B> {
             apic.take_posted();
             apic.lapic.init_reset();
             apic.set_stale();
-            apic.timer.cancel();
-            apic.runner.take_requests(Requests::APIC_TIMER);
         }
-        self.state.apic_timer.reset();
+        self.reset_apic_timer();
     }
 }

@@ -235,6 +235,7 @@ impl<B: Backend> Loaded<'_, B> {
         B::set_tsc_offset(self, written.offset);
         self.vm.review_master(&mut shared, written.is_new);
         drop(shared);
+        self.refresh_apic_timer();
         self.vcpu.runner.request_own(Requests::CLOCK);
     }
 

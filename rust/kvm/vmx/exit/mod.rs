@@ -18,7 +18,10 @@ use arch::{
     vmcs, //
 };
 
-use super::Vmx;
+use super::{
+    timer,
+    Vmx, //
+};
 use crate::vm::{
     backend::Exit,
     Loaded, //
@@ -56,6 +59,13 @@ pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
         Reason::APIC_WRITE => Exit::ApicWritten {
             offset: f.read(vmcs::EXIT_QUALIFICATION) as u32 & 0xff0,
         },
+        Reason::PREEMPTION_TIMER => {
+            if timer::has_expired(cx) {
+                Exit::TimerExpired
+            } else {
+                Exit::Handled
+            }
+        }
         Reason::TASK_SWITCH => Exit::TaskSwitch,
         Reason::VMCLEAR
         | Reason::VMLAUNCH
