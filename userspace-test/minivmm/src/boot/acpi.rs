@@ -12,6 +12,7 @@ mod table;
 use vm_memory::{Address, GuestAddress, GuestMemoryMmap};
 
 use super::{layout, write, Error};
+use crate::devices::virtio::mmio;
 use crate::devices::{cmos, power, reset, serial};
 use table::{Fields, Table};
 
@@ -52,14 +53,23 @@ const EVERY_PROCESSOR: u8 = 0xff;
 const TIMER_IRQ: u8 = 0;
 const TIMER_PIN: u32 = 2;
 
-/// Writes the tables for a machine of `cpus` CPUs, whose APIC IDs count from 0, and returns where
-/// the first one, the RSDP, is.
+/// What is not the same on every machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hardware {
+    /// CPUs, whose APIC IDs count from 0.
+    pub cpus: u8,
+    /// Virtio devices on MMIO.
+    pub virtio_mmio: usize,
+}
+
+/// Writes the tables for a machine of this `hardware` and returns where the first one, the RSDP,
+/// is.
 ///
 /// # Errors
 ///
 /// [`Error::Write`] where guest memory is too small.
-pub fn write_tables(memory: &GuestMemoryMmap, cpus: u8) -> Result<GuestAddress, Error> {
-    let tables = Tables::at(layout::ACPI, cpus);
+pub fn write_tables(memory: &GuestMemoryMmap, hardware: Hardware) -> Result<GuestAddress, Error> {
+    let tables = Tables::at(layout::ACPI, hardware);
     debug_assert!(tables.bytes.len() <= layout::ACPI_SIZE);
     write(memory, "the ACPI tables", layout::ACPI, &tables.bytes)?;
     Ok(layout::ACPI)
@@ -72,15 +82,15 @@ struct Tables {
 }
 
 impl Tables {
-    fn at(start: GuestAddress, cpus: u8) -> Self {
+    fn at(start: GuestAddress, hardware: Hardware) -> Self {
         let mut tables = Self {
             start,
             bytes: vec![0; RSDP_SIZE],
         };
         let facs = tables.append(&facs());
-        let dsdt = tables.append(&dsdt().finish());
+        let dsdt = tables.append(&dsdt(hardware).finish());
         let fadt = tables.append(&fadt(facs, dsdt).finish());
-        let madt = tables.append(&madt(cpus).finish());
+        let madt = tables.append(&madt(hardware.cpus).finish());
         let mut xsdt = Table::new(b"XSDT", 1);
         xsdt.push_u64(fadt);
         xsdt.push_u64(madt);
@@ -190,9 +200,9 @@ fn madt(cpus: u8) -> Table {
     madt
 }
 
-/// What cannot be said by a table: two devices on the ISA bus, and how to enter S5. The clock makes
-/// no interrupts, so it is given none.
-fn dsdt() -> Table {
+/// What cannot be said by a table: two devices on the ISA bus, virtio devices, and how to enter S5.
+/// The clock makes no interrupts, so it is given none.
+fn dsdt(hardware: Hardware) -> Table {
     let serial = aml::device(
         *b"COM1",
         &[
@@ -218,9 +228,31 @@ fn dsdt() -> Table {
         aml::byte(0),
     ]);
     let mut dsdt = Table::new(b"DSDT", 2);
-    dsdt.push(&aml::system_bus(&[serial, clock]));
+    let mut devices = vec![serial, clock];
+    devices.extend((0..hardware.virtio_mmio).map(virtio_mmio));
+    dsdt.push(&aml::system_bus(&devices));
     dsdt.push(&aml::name(*b"_S5_", &s5));
     dsdt
+}
+
+/// A virtio device on MMIO, by the ID that the kernel's driver for them knows.
+fn virtio_mmio(index: usize) -> Vec<u8> {
+    let place = mmio::place(index);
+    let digit = u8::try_from(index).expect("a handful of devices");
+    aml::device(
+        [b'V', b'I', b'O', b'0' + digit],
+        &[
+            aml::name(*b"_HID", &aml::string("LNRO0005")),
+            aml::name(*b"_UID", &aml::byte(digit)),
+            aml::name(
+                *b"_CRS",
+                &aml::resources(&[
+                    aml::memory(low32(place.address), low32(mmio::LENGTH)),
+                    aml::interrupt(place.gsi.into()),
+                ]),
+            ),
+        ],
+    )
 }
 
 fn low32(address: u64) -> u32 {

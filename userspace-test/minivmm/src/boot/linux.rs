@@ -33,8 +33,8 @@ pub struct Source<'a> {
     pub protocol: BootProtocol,
 }
 
-/// Loads a kernel, its RAM disk, its parameters and the ACPI tables for `cpus` CPUs, and returns
-/// the state to enter it in. `reset` is the state of a new vCPU.
+/// Loads a kernel, its RAM disk, its parameters and the ACPI tables for its `hardware`, and
+/// returns the state to enter it in. `reset` is the state of a new vCPU.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub fn load(
     memory: &GuestMemoryMmap,
     ram: &[Range],
     source: &Source<'_>,
-    cpus: u8,
+    hardware: acpi::Hardware,
     reset: kvm_sregs,
 ) -> Result<CpuState, Error> {
     let kernel = kernel::load(memory, source.kernel, source.protocol)?;
@@ -59,7 +59,7 @@ pub fn load(
     let limit = usize::try_from(kernel.header.cmdline_size).unwrap_or(usize::MAX);
     let cmdline = params::cmdline(source.cmdline, limit)?;
     write(memory, "the kernel parameters", layout::CMDLINE, &cmdline)?;
-    let rsdp = acpi::write_tables(memory, cpus)?;
+    let rsdp = acpi::write_tables(memory, hardware)?;
     let map = MemoryMap::of(ram);
 
     match source.protocol {

@@ -2,7 +2,7 @@
 
 //! What lies in guest memory and in the registers before the first instruction.
 
-mod acpi;
+pub mod acpi;
 pub mod cpuid;
 pub mod flat;
 pub mod gdt;

@@ -7,6 +7,7 @@ pub mod irqchip;
 pub mod power;
 pub mod reset;
 pub mod serial;
+pub mod virtio;
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use irqchip::Irqchip;
 use power::Pm1;
 pub use reset::Reset;
 use serial::Com1;
+use virtio::MmioBus;
 
 /// Interrupt line of the timer's channel 0.
 const IRQ_TIMER: u8 = 0;
@@ -42,6 +44,7 @@ pub struct Board {
     cmos: Cmos,
     com1: Com1,
     pm1: Pm1,
+    virtio: Option<MmioBus>,
     power_on: Instant,
     /// When channel 0 of the timer interrupts next, in nanoseconds since `power_on`.
     tick: Option<u64>,
@@ -57,10 +60,16 @@ impl Board {
             cmos: Cmos::new(),
             com1: Com1::new(),
             pm1: Pm1::default(),
+            virtio: None,
             power_on: Instant::now(),
             tick: None,
             request: None,
         }
+    }
+
+    /// Puts virtio devices on the board.
+    pub fn add_virtio(&mut self, bus: MmioBus) {
+        self.virtio = Some(bus);
     }
 
     /// IN: fills `data` from `port`, with one or more accesses of `width` bytes each.
@@ -88,7 +97,10 @@ impl Board {
     /// A load by CPU `cpu` from an address without memory.
     pub fn load(&mut self, cpu: usize, address: u64, data: &mut [u8]) {
         let now = self.now();
-        if !self.irqchip.read(cpu, address, data, now) {
+        let virtio = self.virtio.as_ref();
+        if !virtio.is_some_and(|bus| bus.read(address, data))
+            && !self.irqchip.read(cpu, address, data, now)
+        {
             data.fill(FLOATING);
         }
     }
@@ -96,7 +108,19 @@ impl Board {
     /// A store by CPU `cpu` to an address without memory.
     pub fn store(&mut self, cpu: usize, address: u64, data: &[u8]) {
         let now = self.now();
-        self.irqchip.write(cpu, address, data, now);
+        let virtio = self.virtio.as_mut();
+        if !virtio.is_some_and(|bus| bus.write(address, data)) {
+            self.irqchip.write(cpu, address, data, now);
+        }
+    }
+
+    /// Carries what virtio devices have done to their interrupt lines to the interrupt controllers.
+    pub fn move_lines(&mut self) {
+        if let Some(bus) = &self.virtio {
+            for gsi in bus.take_edges() {
+                self.irqchip.pulse(gsi);
+            }
+        }
     }
 
     /// Sends typed bytes to the guest's console.

@@ -88,9 +88,10 @@ impl<'a> Events<'a> {
             Some(self.shared.ended().as_raw_fd()),
             Some(self.signals.as_raw_fd()),
             Some(self.shared.timer()),
+            Some(self.shared.lines()),
             input,
         ];
-        let [ended, signal, timer, input] = poll::readable(fds, timeout)?;
+        let [ended, signal, timer, lines, input] = poll::readable(fds, timeout)?;
         if ended {
             return Ok(Some(Cause::Guest));
         }
@@ -101,6 +102,9 @@ impl<'a> Events<'a> {
         }
         if timer {
             self.shared.timer_expired()?;
+        }
+        if lines {
+            self.shared.lines_moved()?;
         }
         if input && self.take_input()? {
             return Ok(Some(Cause::Keys));

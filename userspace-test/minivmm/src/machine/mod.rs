@@ -8,6 +8,7 @@ mod events;
 mod pin;
 mod shared;
 mod start;
+mod virtio;
 pub mod vm;
 
 use std::io;
@@ -16,9 +17,10 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use kvm_ioctls::VcpuFd;
 
-use crate::boot::{self, flat, linux, CpuState};
+use crate::boot::{self, acpi, flat, linux, CpuState};
 use crate::description::{Description, Guest};
 use crate::devices::irqchip::Irqchip;
+use crate::devices::virtio::{Lines, VirtioDevice};
 use crate::devices::Board;
 use crate::terminal::{Console, RawMode, Signals};
 use crate::vcpu::{Dump, Kick};
@@ -48,6 +50,9 @@ pub enum Error {
         /// Which.
         what: &'static str,
     },
+    /// A virtio device cannot be had.
+    #[error("cannot put virtio devices into the machine")]
+    Virtio(#[source] io::Error),
     /// The system refuses what minivmm needs to wait for events.
     #[error("cannot {what}")]
     System {
@@ -68,7 +73,6 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
     let absent = [
         ("disk", !machine.disks.is_empty()),
         ("network card", !machine.nets.is_empty()),
-        ("source of random numbers", machine.rng),
         ("socket device", machine.vsock.is_some()),
         ("summary of exits", machine.stats),
     ];
@@ -85,12 +89,24 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
         .iter()
         .map(state_of)
         .collect::<Result<Vec<_>, _>>()?;
-    load(&vm, &machine.guest, &resets[0])?;
+    let devices = virtio::devices(machine);
+    let hardware = acpi::Hardware {
+        cpus: machine.cpus,
+        virtio_mmio: devices.len(),
+    };
+    load(&vm, &machine.guest, hardware, &resets[0])?;
 
     // Before any other thread starts, so that none gets the signals.
     let mut signals = Signals::new().map_err(system("receive signals"))?;
     let terminal = RawMode::enter().map_err(system("set up the terminal"))?;
-    let ended = drive(&mut vm, machine, resets, &mut signals, terminal.as_ref());
+    let ended = drive(
+        &mut vm,
+        machine,
+        devices,
+        resets,
+        &mut signals,
+        terminal.as_ref(),
+    );
     drop(terminal);
 
     match ended? {
@@ -118,7 +134,7 @@ fn state_of(vcpu: &VcpuFd) -> Result<CpuState, Error> {
     })
 }
 
-fn load(vm: &Vm, guest: &Guest, reset: &CpuState) -> Result<(), Error> {
+fn load(vm: &Vm, guest: &Guest, hardware: acpi::Hardware, reset: &CpuState) -> Result<(), Error> {
     let (memory, reset) = (&vm.memory, reset.sregs);
     let state = match guest {
         Guest::Linux {
@@ -133,8 +149,7 @@ fn load(vm: &Vm, guest: &Guest, reset: &CpuState) -> Result<(), Error> {
                 cmdline: cmdline.as_deref(),
                 protocol: *boot,
             };
-            let cpus = u8::try_from(vm.vcpus.len()).expect("no more than APIC IDs");
-            linux::load(memory, &vm.ram, &source, cpus, reset)?
+            linux::load(memory, &vm.ram, &source, hardware, reset)?
         }
         Guest::Flat {
             code,
@@ -159,6 +174,7 @@ enum Ended {
 fn drive(
     vm: &mut Vm,
     machine: &Description,
+    devices: Vec<Box<dyn VirtioDevice>>,
     resets: Vec<CpuState>,
     signals: &mut Signals,
     terminal: Option<&RawMode>,
@@ -173,8 +189,11 @@ fn drive(
         .map(|vcpu| unsafe { Kick::new(vcpu) })
         .collect::<io::Result<Vec<_>>>()
         .map_err(system("handle SIGRTMIN"))?;
-    let shared = Shared::new(Board::new(irqchip), kicks, console)
-        .map_err(system("make the machine's timer"))?;
+    let lines = Lines::new().map_err(Error::Virtio)?;
+    let mut board = Board::new(irqchip);
+    virtio::attach(devices, vm, machine.irqchip, &lines, &mut board).map_err(Error::Virtio)?;
+    let shared =
+        Shared::new(board, lines, kicks, console).map_err(system("make the machine's timer"))?;
 
     thread::scope(|scope| {
         let mut threads = Vec::new();

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::cpu::{End, Error};
+use crate::devices::virtio::Lines;
 use crate::devices::Board;
 use crate::terminal::Console;
 use crate::vcpu::Kick;
@@ -89,18 +90,21 @@ pub struct Shared {
     ended: EventFd,
     all_ended: Condvar,
     timer: RawFd,
+    lines: Lines,
 }
 
 impl Shared {
-    /// A machine that has just been switched on, with a kick for each of its vCPUs.
+    /// A machine that has just been switched on, with a kick for each of its vCPUs. `lines` are
+    /// those of the board's virtio devices.
     ///
     /// # Errors
     ///
     /// What the system says when it refuses a descriptor.
-    pub fn new(board: Board, kicks: Vec<Kick>, console: Console) -> io::Result<Self> {
+    pub fn new(board: Board, lines: Lines, kicks: Vec<Kick>, console: Console) -> io::Result<Self> {
         let timer = TimerFd::new().map_err(io::Error::from)?;
         Ok(Self {
             timer: timer.as_raw_fd(),
+            lines,
             state: Mutex::new(State {
                 board,
                 attention: vec![Attention::None; kicks.len()],
@@ -157,6 +161,16 @@ impl Shared {
         state.set_timer()?;
         self.tell(&mut state, None);
         Ok(())
+    }
+
+    /// A virtio device has done something to its interrupt line.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it refuses to set the timer.
+    pub fn lines_moved(&self) -> io::Result<()> {
+        self.lines.clear();
+        self.access(None, Board::move_lines)
     }
 
     /// Tells vCPUs that there is something for them, each in the way it waits for.
@@ -276,6 +290,11 @@ impl Shared {
     /// Becomes readable when [`Self::timer_expired`] is due.
     pub fn timer(&self) -> RawFd {
         self.timer
+    }
+
+    /// Becomes readable when [`Self::lines_moved`] is due.
+    pub fn lines(&self) -> RawFd {
+        self.lines.event().as_raw_fd()
     }
 
     /// Makes every vCPU's thread end, and waits until they have. A thread may be anywhere, also in

@@ -5,6 +5,7 @@
 
 const BYTE_PREFIX: u8 = 0x0a;
 const DWORD_PREFIX: u8 = 0x0c;
+const STRING_PREFIX: u8 = 0x0d;
 const NAME_OP: u8 = 0x08;
 const SCOPE_OP: u8 = 0x10;
 const BUFFER_OP: u8 = 0x11;
@@ -16,12 +17,25 @@ const ROOT: u8 = b'\\';
 const IO_PORT_ITEM: u8 = 0x47;
 const IRQ_ITEM: u8 = 0x22;
 const END_TAG_ITEM: u8 = 0x79;
+/// Large resource items: type, then bytes that follow in 16 bits.
+const MEMORY32_FIXED_ITEM: [u8; 3] = [0x86, 9, 0];
+const INTERRUPT_ITEM: [u8; 3] = [0x89, 6, 0];
+/// Of memory: it can be written.
+const WRITABLE: u8 = 1;
+/// Of an interrupt: the device takes it from the bus; edge-triggered.
+const CONSUMER: u8 = 1 << 0;
+const EDGE: u8 = 1 << 1;
 /// Of an I/O port item: all 16 bits of an address are decoded.
 const DECODE_16: u8 = 1;
 
 /// An integer of 8 bits.
 pub fn byte(value: u8) -> Vec<u8> {
     vec![BYTE_PREFIX, value]
+}
+
+/// A string of ASCII characters.
+pub fn string(value: &str) -> Vec<u8> {
+    [&[STRING_PREFIX], value.as_bytes(), &[0]].concat()
 }
 
 /// An EISA ID, three letters and four hexadecimal digits: as an integer of 32 bits, high byte
@@ -83,6 +97,22 @@ pub fn irq(line: u8) -> Vec<u8> {
     vec![IRQ_ITEM, low, high]
 }
 
+/// A resource: `length` bytes of device memory from `first` on.
+pub fn memory(first: u32, length: u32) -> Vec<u8> {
+    let [first, length] = [first, length].map(u32::to_le_bytes);
+    [&MEMORY32_FIXED_ITEM, &[WRITABLE][..], &first, &length].concat()
+}
+
+/// A resource: an input of the IOAPIC, edge-triggered and active-high.
+pub fn interrupt(gsi: u32) -> Vec<u8> {
+    [
+        &INTERRUPT_ITEM,
+        &[CONSUMER | EDGE, 1][..],
+        &gsi.to_le_bytes(),
+    ]
+    .concat()
+}
+
 /// `content` with its length before it, that of the length itself included (20.2.4): one byte up
 /// to 63, or else four bits, and the number of bytes with eight bits more each.
 fn with_length(content: &[u8]) -> Vec<u8> {
@@ -92,6 +122,12 @@ fn with_length(content: &[u8]) -> Vec<u8> {
         0x40..0xfff => {
             let total = total + 1;
             vec![0x40 | (total & 0xf) as u8, (total >> 4) as u8]
+        }
+        0xfff..0xf_fffe => {
+            let total = total + 2;
+            let [low, middle, high, _] = ((total >> 4) as u32).to_le_bytes();
+            debug_assert_eq!(high, 0);
+            vec![0x80 | (total & 0xf) as u8, low, middle]
         }
         _ => unreachable!("nothing here is that long"),
     };
@@ -111,11 +147,15 @@ mod tests {
 
     #[test]
     fn lengths_count_themselves() {
-        for length in [0, 1, 62, 63, 64, 200, 1000] {
+        for length in [0, 1, 62, 63, 64, 200, 1000, 4092, 4093, 4094, 5000] {
             let encoded = with_length(&vec![0xaa; length]);
             let told = match encoded[0] >> 6 {
                 0 => usize::from(encoded[0]),
-                _ => usize::from(encoded[0] & 0xf) | usize::from(encoded[1]) << 4,
+                1 => usize::from(encoded[0] & 0xf) | usize::from(encoded[1]) << 4,
+                _ => {
+                    let high = u16::from_le_bytes([encoded[1], encoded[2]]);
+                    usize::from(encoded[0] & 0xf) | usize::from(high) << 4
+                }
             };
             assert_eq!(told, encoded.len(), "of {length}");
         }

@@ -10,7 +10,11 @@ struct Guest(Vec<u8>);
 
 impl Guest {
     fn with(cpus: u8) -> Self {
-        Self(Tables::at(layout::ACPI, cpus).bytes)
+        let hardware = Hardware {
+            cpus,
+            virtio_mmio: mmio::LIMIT,
+        };
+        Self(Tables::at(layout::ACPI, hardware).bytes)
     }
 
     fn bytes(&self, at: u64, length: usize) -> &[u8] {

@@ -96,7 +96,11 @@ fn boot_by(
         cmdline: Some("quiet"),
         protocol,
     };
-    let state = load(&memory, &ram, &source, 2, kvm_sregs::default())?;
+    let hardware = acpi::Hardware {
+        cpus: 2,
+        virtio_mmio: 0,
+    };
+    let state = load(&memory, &ram, &source, hardware, kvm_sregs::default())?;
     Ok((memory, state))
 }
 

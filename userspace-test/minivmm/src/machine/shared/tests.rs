@@ -16,7 +16,8 @@ const ONE_SHOT: u8 = 0x38;
 fn shared() -> Shared {
     let board = Board::new(Irqchip::user(1));
     let console = Console::new(false).expect("standard output");
-    Shared::new(board, Vec::new(), console).expect("descriptors")
+    let lines = Lines::new().expect("eventfd");
+    Shared::new(board, lines, Vec::new(), console).expect("descriptors")
 }
 
 fn is_readable(shared: &Shared, timeout: Duration) -> bool {
