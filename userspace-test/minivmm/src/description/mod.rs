@@ -185,6 +185,6 @@ pub enum FlatMode {
 pub enum Transport {
     /// On a PCI bus
     Pci,
-    /// In memory, at addresses that kernel parameters name
+    /// In memory, at addresses that the ACPI tables name
     Mmio,
 }
