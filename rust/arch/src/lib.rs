@@ -27,6 +27,7 @@ pub mod guest_state;
 pub mod ioapic;
 pub mod ioport;
 pub mod line;
+pub mod machine_check;
 pub mod operand;
 pub mod paging;
 pub mod pic;

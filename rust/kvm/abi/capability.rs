@@ -2,6 +2,8 @@
 
 //! KVM_CHECK_EXTENSION (api.rst, 4.4).
 
+use arch::machine_check::MAX_BANKS;
+
 use super::{
     clock,
     sync_regs, //
@@ -88,6 +90,7 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         // As long as nobody sets another for a VM.
         bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS => 1,
         bindings::KVM_CAP_SYNC_REGS => sync_regs::FIELDS as i32,
+        bindings::KVM_CAP_MCE => MAX_BANKS as i32,
         bindings::KVM_CAP_IRQ_ROUTING => MAX_ROUTES as i32,
         bindings::KVM_CAP_X2APIC_API => {
             i32::from(X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK)

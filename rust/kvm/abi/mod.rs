@@ -15,6 +15,7 @@ mod events;
 mod fpu;
 mod irqchip;
 mod lapic;
+mod mce;
 mod msr;
 mod number;
 mod pit;

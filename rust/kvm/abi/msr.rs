@@ -84,7 +84,7 @@ pub(super) fn get_system(arg: usize) -> Result<i32> {
 /// KVM_GET_MSRS (api.rst, 4.18).
 pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     for_each(arg, true, |entry| {
-        entry.data = cx.read_msr(entry.index).ok_or(EINVAL)?;
+        entry.data = cx.read_msr(entry.index, MsrAccess::Vmm).ok_or(EINVAL)?;
         Ok(())
     })
 }

@@ -42,6 +42,7 @@ use crate::host::bindings::{
     kvm_userspace_memory_region2,
     kvm_vapic_addr,
     kvm_vcpu_events,
+    kvm_x86_mce,
     kvm_xcrs,
     kvm_xsave, //
 };
@@ -119,6 +120,9 @@ pub(super) const KVM_SET_XSAVE: u32 = _IOW::<kvm_xsave>(KVMIO, 0xa5);
 pub(super) const KVM_GET_XCRS: u32 = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
 pub(super) const KVM_SET_XCRS: u32 = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
 pub(super) const KVM_KVMCLOCK_CTRL: u32 = _IO(KVMIO, 0xad);
+pub(super) const KVM_X86_GET_MCE_CAP_SUPPORTED: u32 = _IOR::<u64>(KVMIO, 0x9d);
+pub(super) const KVM_X86_SETUP_MCE: u32 = _IOW::<u64>(KVMIO, 0x9c);
+pub(super) const KVM_X86_SET_MCE: u32 = _IOW::<kvm_x86_mce>(KVMIO, 0x9e);
 pub(super) const KVM_GET_SREGS2: u32 = _IOR::<kvm_sregs2>(KVMIO, 0xcc);
 pub(super) const KVM_SET_SREGS2: u32 = _IOW::<kvm_sregs2>(KVMIO, 0xcd);
 pub(super) const KVM_GET_XSAVE2: u32 = _IOR::<kvm_xsave>(KVMIO, 0xcf);

@@ -14,6 +14,7 @@ use super::{
     capability,
     cpuid,
     debugfs::SystemDir,
+    mce,
     msr,
     number,
     vm::VmFile, //
@@ -79,6 +80,7 @@ impl<B: Backend> FileObject for System<B> {
             number::KVM_GET_MSR_INDEX_LIST => msr::get_list(arg, crate::vm::SAVED_MSRS),
             number::KVM_GET_MSR_FEATURE_INDEX_LIST => msr::get_list(arg, crate::vm::FEATURE_MSRS),
             number::KVM_GET_MSRS => msr::get_system(arg),
+            number::KVM_X86_GET_MCE_CAP_SUPPORTED => mce::supported(arg),
             _ => Err(EINVAL),
         }
     }

@@ -23,6 +23,7 @@ use super::{
     events,
     fpu,
     lapic,
+    mce,
     msr,
     number,
     regs,
@@ -152,6 +153,8 @@ impl<B: Backend> FileObject for VcpuFile<B> {
                 this.with_loaded(|cx| lapic::tpr_access_reporting(cx, arg))
             }
             number::KVM_SET_VAPIC_ADDR => this.with_loaded(|cx| lapic::set_vapic_addr(cx, arg)),
+            number::KVM_X86_SETUP_MCE => this.with_loaded(|cx| mce::set_up(cx, arg)),
+            number::KVM_X86_SET_MCE => this.with_loaded(|cx| mce::report(cx, arg)),
             number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),
             _ => Err(EINVAL),
         }

@@ -35,6 +35,7 @@ use super::bindings::{
     kvm_userspace_memory_region2,
     kvm_vapic_addr,
     kvm_vcpu_events,
+    kvm_x86_mce,
     kvm_xcrs, //
 };
 
@@ -86,7 +87,7 @@ plain! {
     kvm_guest_debug, kvm_interrupt, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd, kvm_mp_state,
     kvm_msi, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_pit_config, kvm_regs, kvm_reinject_control,
     kvm_signal_mask, kvm_sregs, kvm_sregs2, kvm_tpr_access_ctl, kvm_translation,
-    kvm_userspace_memory_region, kvm_vapic_addr, kvm_vcpu_events, kvm_xcrs,
+    kvm_userspace_memory_region, kvm_vapic_addr, kvm_vcpu_events, kvm_x86_mce, kvm_xcrs,
 }
 
 impl kvm_coalesced_mmio_zone {

@@ -40,6 +40,7 @@ mod ioeventfd;
 pub(crate) mod irq;
 mod irqfd;
 mod kick;
+mod mce;
 mod memory;
 mod mmio;
 mod msr;

@@ -2,6 +2,13 @@
 
 //! Model-specific registers: those the hardware keeps for the guest, and those kept here.
 
+use arch::machine_check::{
+    MachineChecks,
+    IA32_MCG_CTL,
+    IA32_MCG_EXT_CTL,
+    IA32_MCG_STATUS,
+    MCG_LMCE_P, //
+};
 use kernel::prelude::*;
 
 use super::{
@@ -35,8 +42,6 @@ const MISC_FEATURES_ENABLES: u32 = 0x140;
 const IA32_SYSENTER_CS: u32 = 0x174;
 const IA32_SYSENTER_ESP: u32 = 0x175;
 const IA32_SYSENTER_EIP: u32 = 0x176;
-const IA32_MCG_CAP: u32 = 0x179;
-const IA32_MCG_STATUS: u32 = 0x17a;
 const IA32_PERF_STATUS: u32 = 0x198;
 const IA32_MISC_ENABLE: u32 = 0x1a0;
 const IA32_MTRR_PHYSBASE0: u32 = 0x200;
@@ -73,6 +78,8 @@ pub(crate) const SAVED_MSRS: &[u32] = &[
     IA32_TSC_ADJUST,
     IA32_MISC_ENABLE,
     IA32_MCG_STATUS,
+    IA32_MCG_CTL,
+    IA32_MCG_EXT_CTL,
     PLATFORM_INFO,
     MISC_FEATURES_ENABLES,
     IA32_BIOS_SIGN_ID,
@@ -101,8 +108,8 @@ const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const MTRRCAP: u64 = 0x508;
 const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
 const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
-/// No banks: there is no KVM_X86_SETUP_MCE to add any.
-const MCG_CAP: u64 = 0;
+/// Machine checks can be local to a processor.
+const FEATURE_CONTROL_LMCE: u64 = 1 << 20;
 
 /// MSRs that are plain memory here.
 pub(crate) struct Msrs {
@@ -113,7 +120,7 @@ pub(crate) struct Msrs {
     bios_sign_id: u64,
     platform_info: u64,
     misc_features: u64,
-    mcg_status: u64,
+    pub(crate) machine_checks: KBox<MachineChecks>,
     mtrr_variable: [u64; 16],
     /// One of 64 KiB, two of 16 KiB, eight of 4 KiB.
     mtrr_fixed: [u64; 11],
@@ -122,8 +129,12 @@ pub(crate) struct Msrs {
 
 impl Msrs {
     /// As after reset; `is_bsp` for the bootstrap processor.
-    pub(crate) const fn new(is_bsp: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn new(is_bsp: bool) -> Result<Self> {
+        Ok(Self {
             apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
             tsc_adjust: 0,
             misc_enable: MISC_ENABLE_FAST_STRING,
@@ -131,11 +142,11 @@ impl Msrs {
             bios_sign_id: BIOS_SIGN_ID,
             platform_info: PLATFORM_INFO_CPUID_FAULT,
             misc_features: 0,
-            mcg_status: 0,
+            machine_checks: KBox::new(MachineChecks::new(), GFP_KERNEL_ACCOUNT)?,
             mtrr_variable: [0; 16],
             mtrr_fixed: [0; 11],
             mtrr_def_type: 0,
-        }
+        })
     }
 
     /// The MTRR that `index` names.
@@ -193,7 +204,7 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_FEATURE_CONTROL => msrs.feature_control,
             IA32_MTRRCAP => MTRRCAP,
             IA32_MTRR_DEF_TYPE => msrs.mtrr_def_type,
-            IA32_MCG_STATUS => msrs.mcg_status,
+            IA32_MCG_STATUS => msrs.machine_checks.status(),
             _ => return false,
         };
         self.finish_rdmsr(value);
@@ -210,7 +221,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// RDMSR.
     pub(crate) fn emulate_rdmsr(&mut self) -> Result<Next> {
         let index = self.state.regs[RCX] as u32;
-        match self.read_msr(index) {
+        match self.read_msr(index, MsrAccess::Guest) {
             Some(value) => self.finish_rdmsr(value),
             None => self.queue_gp(),
         }
@@ -260,7 +271,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// The value of an MSR; `None` where this virtual processor has no such MSR.
-    pub(crate) fn read_msr(&mut self, index: u32) -> Option<u64> {
+    pub(crate) fn read_msr(&mut self, index: u32, by: MsrAccess) -> Option<u64> {
         if let Some(value) = B::msr(self, index) {
             return Some(value);
         }
@@ -274,13 +285,16 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_EFER => B::efer(self),
             IA32_APIC_BASE => self.apic_base(),
             _ if Self::is_apic_msr(index) => return self.read_apic_msr(index),
+            _ if MachineChecks::is_msr(index) => {
+                let lmce = msrs.feature_control & FEATURE_CONTROL_LMCE != 0;
+                let checks = &msrs.machine_checks;
+                return checks.read(index, by == MsrAccess::Vmm, lmce).ok();
+            }
             IA32_MISC_ENABLE => msrs.misc_enable,
             IA32_FEATURE_CONTROL => msrs.feature_control,
             IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
             PLATFORM_INFO => msrs.platform_info,
             MISC_FEATURES_ENABLES => msrs.misc_features,
-            IA32_MCG_CAP => MCG_CAP,
-            IA32_MCG_STATUS => msrs.mcg_status,
             IA32_MTRRCAP => MTRRCAP,
             // A ratio of 10 between processor and bus, as real ones report somewhere.
             IA32_PERF_STATUS => 1000,
@@ -348,8 +362,12 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_MISC_ENABLE => self.state.msrs.misc_enable = value,
             IA32_FEATURE_CONTROL => {
                 let locked = self.state.msrs.feature_control & FEATURE_CONTROL_LOCKED != 0;
-                // There is nothing to enable but the lock: neither VMX nor SGX is offered.
-                if value & !FEATURE_CONTROL_LOCKED != 0 || (locked && by == MsrAccess::Guest) {
+                // Neither VMX nor SGX is offered.
+                let mut valid = FEATURE_CONTROL_LOCKED;
+                if self.state.msrs.machine_checks.cap() & MCG_LMCE_P != 0 || by == MsrAccess::Vmm {
+                    valid |= FEATURE_CONTROL_LMCE;
+                }
+                if value & !valid != 0 || (locked && by == MsrAccess::Guest) {
                     return Err(EINVAL);
                 }
                 self.state.msrs.feature_control = value;
@@ -366,7 +384,14 @@ impl<B: Backend> Loaded<'_, B> {
             }
             // CPUID faulting would need an exit to decide; none is set up, so it stays off.
             MISC_FEATURES_ENABLES if value == 0 => self.state.msrs.misc_features = 0,
-            IA32_MCG_STATUS => self.state.msrs.mcg_status = value,
+            _ if MachineChecks::is_msr(index) => {
+                let msrs = &mut self.state.msrs;
+                let lmce = msrs.feature_control & FEATURE_CONTROL_LMCE != 0;
+                let checks = &mut msrs.machine_checks;
+                checks
+                    .write(index, value, by == MsrAccess::Vmm, lmce)
+                    .map_err(|_| EINVAL)?;
+            }
             _ => return self.write_pv_msr(index, value, by),
         }
         Ok(())

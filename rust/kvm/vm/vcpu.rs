@@ -171,7 +171,7 @@ impl<B: Backend> Vcpu<B> {
             dr: DebugRegs::new(),
             fpu: GuestFpu::new()?,
             events: Events::default(),
-            msrs: Msrs::new(vm.is_boot_cpu(id)),
+            msrs: Msrs::new(vm.is_boot_cpu(id))?,
             cpuid: Cpuid::empty(),
             mp_state,
             apic_timer: ApicTimer::new(vm.apic_bus_cycle()),

@@ -255,7 +255,15 @@ impl<B: Backend> Loaded<'_, B> {
         if timer.timer.expire(now).is_some() {
             self.start_apic_timer(apic);
         }
-        if let Some(interrupt) = apic.lapic.local(Lvt::Timer) {
+        self.deliver_lvt(Lvt::Timer);
+    }
+
+    /// Delivers what an entry of the local vector table says, its source having called.
+    pub(crate) fn deliver_lvt(&mut self, lvt: Lvt) {
+        let Some(apic) = self.vcpu.apic.as_deref() else {
+            return;
+        };
+        if let Some(interrupt) = apic.lapic.local(lvt) {
             self.deliver_local(apic, &interrupt);
         }
     }

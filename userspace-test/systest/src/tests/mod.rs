@@ -29,6 +29,7 @@ mod irqchip;
 mod irqfd;
 mod lapic_state;
 mod lifetime;
+mod mce;
 mod mmio;
 mod modes;
 mod module;
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Test> {
         cpuid::TESTS,
         features::TESTS,
         msrs::TESTS,
+        mce::TESTS,
         fpu::TESTS,
         host::TESTS,
         signals::TESTS,
