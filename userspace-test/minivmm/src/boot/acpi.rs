@@ -28,9 +28,9 @@ const ALIGNMENT: usize = 64;
 /// FADT, IA-PC boot architecture flags: there are devices outside of ACPI's namespace, but no VGA.
 const LEGACY_DEVICES: u16 = 1 << 0;
 const VGA_NOT_PRESENT: u16 = 1 << 2;
-/// FADT, fixed feature flags: WBINVD works, neither button is of the fixed kind, the RTC does not
-/// wake, the reset register works, and nobody looks at a screen.
-const FEATURES: u32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 10 | 1 << 12;
+/// FADT, fixed feature flags: WBINVD works, of the buttons only that for power is of the fixed kind,
+/// the RTC does not wake, the reset register works, and nobody looks at a screen.
+const FEATURES: u32 = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 10 | 1 << 12;
 /// FADT: latencies that say that there are no C2 and no C3 states.
 const NO_C2: u16 = 0xfff;
 const NO_C3: u16 = 0xffff;

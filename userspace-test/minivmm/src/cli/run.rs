@@ -28,6 +28,9 @@ The file of --config has the same names as the options, without the dashes:
   cid = 3                              [[net]]
   socket = \"vsock\"                   tap = \"tap0\"
 
+SIGTERM and SIGINT press the guest's power button, so that it shuts down. The second one ends the
+machine, and so does the first where the guest does not listen or is not off within a minute.
+
 Exit status: 0 when the guest powers off, halts or reboots, or the machine is ended from the
 keyboard; 1 when minivmm cannot go on; 3 when the guest dies; 128 + N when signal N ended minivmm.
 

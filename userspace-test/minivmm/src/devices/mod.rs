@@ -129,6 +129,13 @@ impl Board {
         self.wire();
     }
 
+    /// Presses the power button, which asks the guest to shut down. False if it does not listen.
+    pub fn press_power_button(&mut self) -> bool {
+        let heard = self.pm1.press_button();
+        self.wire();
+        heard
+    }
+
     /// How many bytes [`Self::type_in`] takes now without losing any.
     pub fn typing_room(&self) -> usize {
         self.com1.room()
@@ -233,6 +240,9 @@ impl Board {
     fn wire(&mut self) {
         if self.com1.take_request() {
             self.irqchip.pulse(serial::IRQ);
+        }
+        if self.pm1.take_interrupt() {
+            self.irqchip.pulse(power::SCI);
         }
     }
 

@@ -178,3 +178,27 @@ fn the_speaker_port_gates_channel_2() {
     outb(&mut board, 0x61, 0x01);
     assert_eq!(inb(&mut board, 0x61) & 0x01, 0x01);
 }
+
+#[test]
+fn the_power_button_is_the_system_control_interrupt() {
+    const PIC_SLAVE: u16 = 0xa0;
+    const PIC_SLAVE_MASK: u16 = 0xa1;
+    const PM1_ENABLE_HIGH: u16 = power::EVENT_BLOCK + 3;
+    let mut board = board();
+    program_pic(&mut board);
+    for (port, value) in [
+        (PIC_SLAVE, 0x11),
+        (PIC_SLAVE_MASK, 0x28),
+        (PIC_SLAVE_MASK, 2),
+        (PIC_SLAVE_MASK, 1),
+        (PIC_SLAVE_MASK, 0),
+    ] {
+        outb(&mut board, port, value);
+    }
+    assert!(!board.press_power_button(), "nobody listens yet");
+    assert!(!interrupt_pending(&mut board));
+    outb(&mut board, PM1_ENABLE_HIGH, 1);
+    assert!(interrupt_pending(&mut board));
+    assert_eq!(board.irqchip().acknowledge(0), Some(0x28 + 1));
+    assert!(board.press_power_button());
+}

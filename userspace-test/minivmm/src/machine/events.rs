@@ -6,13 +6,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::shared::Shared;
+use crate::devices::Board;
 use crate::terminal::{poll, Escape, RawMode, Signal, Signals};
 
 /// How long to wait before looking again whether the guest has read what was sent to it.
 const FULL_RETRY: Duration = Duration::from_millis(20);
+/// How long a guest that was asked to shut down gets.
+const SHUTDOWN: Duration = Duration::from_secs(60);
 /// Bytes read from standard input at a time.
 const CHUNK: usize = 256;
 
@@ -33,6 +36,15 @@ pub struct Events<'a> {
     signals: &'a mut Signals,
     terminal: Option<&'a RawMode>,
     input: Input,
+    shutdown: Option<Shutdown>,
+}
+
+/// The guest was asked to shut down.
+struct Shutdown {
+    /// By the signal of this number.
+    signal: libc::c_int,
+    /// When it should have.
+    deadline: Instant,
 }
 
 /// Standard input, unbuffered.
@@ -66,6 +78,7 @@ impl<'a> Events<'a> {
             signals,
             terminal,
             input: Input::new(),
+            shutdown: None,
         }
     }
 
@@ -83,7 +96,12 @@ impl<'a> Events<'a> {
     }
 
     fn pass_one_on(&mut self) -> io::Result<Option<Cause>> {
-        let (input, timeout) = self.input_to_watch();
+        let (input, retry) = self.input_to_watch();
+        let left = self
+            .shutdown
+            .as_ref()
+            .map(|shutdown| shutdown.deadline.saturating_duration_since(Instant::now()));
+        let timeout = retry.into_iter().chain(left).min();
         let fds = [
             Some(self.shared.ended().as_raw_fd()),
             Some(self.signals.as_raw_fd()),
@@ -99,6 +117,11 @@ impl<'a> Events<'a> {
             if let Some(cause) = self.take_signal()? {
                 return Ok(Some(cause));
             }
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            let signal = self.shutdown.take().expect("it has a deadline").signal;
+            eprintln!("minivmm: the guest has not shut down in {SHUTDOWN:?}");
+            return Ok(Some(Cause::Signal(signal)));
         }
         if timer {
             self.shared.timer_expired()?;
@@ -127,6 +150,7 @@ impl<'a> Events<'a> {
     fn take_signal(&mut self) -> io::Result<Option<Cause>> {
         match self.signals.next()? {
             Some(Signal::End(number)) => Ok(Some(Cause::Signal(number))),
+            Some(Signal::ShutDown(signal)) => self.shut_down(signal),
             Some(Signal::Continued) => {
                 if let Some(terminal) = self.terminal {
                     terminal.again()?;
@@ -135,6 +159,21 @@ impl<'a> Events<'a> {
             }
             None => Ok(None),
         }
+    }
+
+    /// Asks the guest to shut down, the first time. One that does not listen, or is told a second
+    /// time, is at its end.
+    fn shut_down(&mut self, signal: libc::c_int) -> io::Result<Option<Cause>> {
+        let again = self.shutdown.is_some();
+        if again || !self.shared.access(None, Board::press_power_button)? {
+            return Ok(Some(Cause::Signal(signal)));
+        }
+        eprintln!("minivmm: signal {signal}: the guest is asked to shut down, the next ends it");
+        self.shutdown = Some(Shutdown {
+            signal,
+            deadline: Instant::now() + SHUTDOWN,
+        });
+        Ok(None)
     }
 
     /// Sends what was typed to the guest; says whether it was the order to end.

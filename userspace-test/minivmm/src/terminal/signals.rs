@@ -12,9 +12,14 @@ use vmm_sys_util::signal::{block_signal, create_sigset};
 /// Signals that end the machine.
 const ENDING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
+/// Those of them that ask for an end in good order.
+const ASKING: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
+
 /// What a signal means to minivmm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
+    /// The guest shall shut down, and minivmm end; the number of the signal.
+    ShutDown(libc::c_int),
     /// It shall end; the number of the signal.
     End(libc::c_int),
     /// It was stopped and goes on.
@@ -70,6 +75,7 @@ impl Signals {
         let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         Ok(Some(match number {
             libc::SIGCONT => Signal::Continued,
+            number if ASKING.contains(&number) => Signal::ShutDown(number),
             number => Signal::End(number),
         }))
     }

@@ -89,6 +89,7 @@ fn the_fixed_hardware_is_what_the_board_has() {
         0,
         "the reset register is not said to work"
     );
+    assert_eq!(u32_at(112) & 1 << 4, 0, "there is no fixed power button");
     assert_eq!(
         &fadt[116..120],
         [1, 8, 0, 1],
