@@ -14,7 +14,7 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/minikvm
 # Kernel release that set-up asks for first; the newest 7.x takes its place where it is gone.
 KERNEL_RELEASE=7.3.4
 
-STEPS=(root source debian debian-tree lab)
+STEPS=(root source debian debian-tree lab guest-root)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -29,6 +29,7 @@ step_needs() {
     debian) echo root source ;;
     debian-tree) echo root source debian ;;
     lab) echo root source ;;
+    guest-root) echo root source debian ;;
     *) die "no such set-up step: $1" ;;
     esac
 }
@@ -38,6 +39,7 @@ step_inputs() {
     case $1 in
     root) echo "$SCRIPTS/setup.d/root" "$SCRIPTS/setup.d/root-packages" ;;
     lab) echo "$SCRIPTS/setup.d/lab" "$SCRIPTS/lab-kernel.config" ;;
+    guest-root) echo "$SCRIPTS/setup.d/guest-root" "$SCRIPTS"/setup.d/guest/* ;;
     *) echo "$SCRIPTS/setup.d/$1" ;;
     esac
 }
