@@ -4,7 +4,8 @@
 //!
 //! A call goes down this list and never up: `abi` is Linux's KVM API, `vm` what a virtual
 //! machine is, `vmx` what Intel does, `host` what the kernel does for us. `arch`, a crate of
-//! its own, has the rules of the architecture. `Documentation/design.md` tells the rest.
+//! its own, has the rules of the architecture, and `stats` what is counted. `Documentation/design.md`
+//! tells the rest.
 
 use kernel::{
     prelude::*,
@@ -13,6 +14,7 @@ use kernel::{
 
 mod abi;
 mod host;
+mod stats;
 mod vm;
 mod vmx;
 

@@ -61,6 +61,7 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_XCRS
         | bindings::KVM_CAP_GET_TSC_KHZ
         | bindings::KVM_CAP_IMMEDIATE_EXIT
+        | bindings::KVM_CAP_BINARY_STATS_FD
         | bindings::KVM_CAP_GET_MSR_FEATURES
         | bindings::KVM_CAP_CHECK_EXTENSION_VM
         | bindings::KVM_CAP_MULTI_ADDRESS_SPACE

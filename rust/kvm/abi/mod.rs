@@ -21,6 +21,7 @@ mod number;
 mod pit;
 mod regs;
 mod sregs;
+mod stats;
 mod sync_regs;
 mod system;
 mod vcpu;

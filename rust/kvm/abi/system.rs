@@ -70,7 +70,7 @@ impl<B: Backend> FileObject for System<B> {
                     return Err(EINVAL);
                 }
                 let vm = Vm::new(this.backend.clone())?;
-                file::new_fd(|fd| VmFile::new(vm, this.debugfs.vm_dir(fd)?, this.xsave_size))
+                file::new_fd(|fd| VmFile::new(this.debugfs.show(vm, fd)?, this.xsave_size))
             }
             number::KVM_CHECK_EXTENSION => Ok(capability::check(arg, this.xsave_size)),
             number::KVM_GET_SUPPORTED_CPUID => {

@@ -3,7 +3,6 @@
 //! A vCPU's file: vCPU ioctls, and the mapping of `kvm_run`.
 
 use kernel::{
-    debugfs::Dir,
     page::Page,
     prelude::*,
     sync::{
@@ -17,7 +16,7 @@ use super::{
     copy,
     cpuid,
     debugfs::{
-        self,
+        Shown,
         VmcsFile, //
     },
     events,
@@ -28,6 +27,7 @@ use super::{
     number,
     regs,
     sregs,
+    stats::VcpuStats,
     sync_regs, //
 };
 use crate::{
@@ -36,7 +36,10 @@ use crate::{
             self,
             kvm_signal_mask, //
         },
-        file::FileObject, //
+        file::{
+            self,
+            FileObject, //
+        },
     },
     vm::{
         Backend,
@@ -53,15 +56,17 @@ const COALESCED_PAGE: usize = bindings::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
 pub(super) struct VcpuFile<B: Backend> {
     vm: Arc<Vm<B>>,
     vcpu: Arc<Vcpu<B>>,
-    _debugfs: VmcsFile<B>,
+    _vmcs: VmcsFile<B>,
+    shown: Arc<Shown<B>>,
 }
 
 impl<B: Backend> VcpuFile<B> {
-    pub(super) fn new(vm: Arc<Vm<B>>, vcpu: Arc<Vcpu<B>>, debugfs: &Dir) -> Result<Arc<Self>> {
+    pub(super) fn new(shown: Arc<Shown<B>>, vcpu: Arc<Vcpu<B>>) -> Result<Arc<Self>> {
         let file = Self {
-            _debugfs: debugfs::vmcs_file(debugfs, vm.clone(), vcpu.clone())?,
-            vm,
+            _vmcs: shown.show_vcpu(vcpu.clone())?,
+            vm: shown.vm.clone(),
             vcpu,
+            shown,
         };
         Ok(Arc::new(file, GFP_KERNEL_ACCOUNT)?)
     }
@@ -92,6 +97,10 @@ impl<B: Backend> VcpuFile<B> {
 impl<B: Backend> FileObject for VcpuFile<B> {
     const NAME: &'static CStr = c"kvm-vcpu";
     const HAS_PAGES: bool = true;
+
+    fn number(&self) -> Option<u32> {
+        Some(self.vcpu.id)
+    }
 
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<i32> {
         if !this.vm.memory.mm.is_current() {
@@ -155,6 +164,9 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             number::KVM_SET_VAPIC_ADDR => this.with_loaded(|cx| lapic::set_vapic_addr(cx, arg)),
             number::KVM_X86_SETUP_MCE => this.with_loaded(|cx| mce::set_up(cx, arg)),
             number::KVM_X86_SET_MCE => this.with_loaded(|cx| mce::report(cx, arg)),
+            number::KVM_GET_STATS_FD => {
+                file::new_fd(|_| VcpuStats::new(this.shown.clone(), this.vcpu.clone()))
+            }
             number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),
             _ => Err(EINVAL),
         }

@@ -10,7 +10,6 @@ use arch::{
     pit::State, //
 };
 use kernel::{
-    debugfs::Dir,
     prelude::*,
     sync::{
         Arc,
@@ -22,10 +21,12 @@ use super::{
     capability,
     clock,
     copy,
+    debugfs::Shown,
     eventfd,
     irqchip,
     number,
     pit,
+    stats::VmStats,
     vcpu::VcpuFile, //
 };
 use crate::{
@@ -52,15 +53,15 @@ use crate::{
 /// What stands behind a VM's file.
 pub(super) struct VmFile<B: Backend> {
     vm: Arc<Vm<B>>,
-    debugfs: Dir,
+    shown: Arc<Shown<B>>,
     xsave_size: usize,
 }
 
 impl<B: Backend> VmFile<B> {
-    pub(super) fn new(vm: Arc<Vm<B>>, debugfs: Dir, xsave_size: usize) -> Result<Arc<Self>> {
+    pub(super) fn new(shown: Arc<Shown<B>>, xsave_size: usize) -> Result<Arc<Self>> {
         let file = Self {
-            vm,
-            debugfs,
+            vm: shown.vm.clone(),
+            shown,
             xsave_size,
         };
         Ok(Arc::new(file, GFP_KERNEL_ACCOUNT)?)
@@ -154,7 +155,7 @@ impl<B: Backend> FileObject for VmFile<B> {
         }
         match cmd {
             number::KVM_CREATE_VCPU => this.vm.create_vcpu(arg, |vcpu| {
-                file::new_fd(|_| VcpuFile::new(this.vm.clone(), vcpu, &this.debugfs))
+                file::new_fd(|_| VcpuFile::new(this.shown.clone(), vcpu))
             }),
             number::KVM_SET_USER_MEMORY_REGION => this.set_memory_region(arg),
             number::KVM_SET_USER_MEMORY_REGION2 => this.set_memory_region2(arg),
@@ -180,6 +181,7 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_REINJECT_CONTROL => pit::reinject_control(&this.vm, arg),
             number::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg),
             number::KVM_ENABLE_CAP => this.enable_cap(arg),
+            number::KVM_GET_STATS_FD => file::new_fd(|_| VmStats::new(this.shown.clone())),
             number::KVM_GET_TSC_KHZ => Ok(this.vm.tsc_khz() as i32),
             number::KVM_SET_TSC_KHZ => this.vm.set_tsc_khz(arg as u32).map(|()| 0),
             number::KVM_GET_CLOCK => clock::get(&this.vm, arg),

@@ -22,6 +22,7 @@ use kernel::{
     module::this_module,
     page::Page,
     prelude::*,
+    str::CString,
     sync::{
         aref::ARef,
         Arc,
@@ -30,6 +31,11 @@ use kernel::{
     types::{
         ForeignOwnable,
         Opaque, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice,
+        UserSliceWriter, //
     },
 };
 
@@ -47,9 +53,24 @@ pub(crate) trait FileObject: Send + Sync + 'static {
     const NAME: &'static CStr;
     /// Whether the file can be mapped.
     const HAS_PAGES: bool = false;
+    /// Whether the file is there to be read, and for nothing else.
+    const HAS_BYTES: bool = false;
+
+    /// What tells this one from others of its kind, where that belongs to the name: `NAME:NUMBER`.
+    fn number(&self) -> Option<u32> {
+        None
+    }
 
     /// An ioctl.
-    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<i32>;
+    fn ioctl(_this: ArcBorrow<'_, Self>, _cmd: u32, _arg: usize) -> Result<i32> {
+        Err(ENOTTY)
+    }
+
+    /// Copies what the file has from `offset` on, as much as there is room for. Returns how much
+    /// that is; at the end of the file, nothing.
+    fn read(&self, _offset: u64, _to: &mut UserSliceWriter) -> Result<usize> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Page number `index` of the file's mapping.
     fn page(&self, _index: usize) -> Option<&Page> {
@@ -65,6 +86,7 @@ impl<T: FileObject> Ops<T> {
         release: Some(Self::release),
         unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: kernel::bindings::compat_ptr_ioctl,
+        read: if T::HAS_BYTES { Some(Self::read) } else { None },
         mmap: if T::HAS_PAGES { Some(Self::mmap) } else { None },
         llseek: Some(kernel::bindings::noop_llseek),
         ..pin_init::zeroed()
@@ -122,6 +144,30 @@ impl<T: FileObject> Ops<T> {
 
     /// # Safety
     ///
+    /// Called by the kernel, with an open file of this kind, a buffer of the user's and a position.
+    unsafe extern "C" fn read(
+        file: *mut bindings::file,
+        to: *mut c_char,
+        room: usize,
+        position: *mut kernel::bindings::loff_t,
+    ) -> isize {
+        // SAFETY: The file is open during the call.
+        let object = unsafe { Self::object(file) };
+        // SAFETY: The kernel gives a position that is its own to change.
+        let offset = unsafe { *position };
+        let mut to = UserSlice::new(UserPtr::from_ptr(to.cast()), room).writer();
+        match object.read(offset as u64, &mut to) {
+            Ok(count) => {
+                // SAFETY: As above.
+                unsafe { *position = offset.wrapping_add(count as i64) };
+                count as isize
+            }
+            Err(e) => e.to_errno() as isize,
+        }
+    }
+
+    /// # Safety
+    ///
     /// Called by the kernel, with a mapping of such a file that is being set up.
     unsafe extern "C" fn mmap(
         _file: *mut bindings::file,
@@ -165,11 +211,19 @@ impl<T: FileObject> Ops<T> {
 pub(crate) fn new_fd<T: FileObject>(make: impl FnOnce(u32) -> Result<Arc<T>>) -> Result<i32> {
     let reservation = FileDescriptorReservation::get_unused_fd_flags(file_flags::O_CLOEXEC)?;
     let fd = reservation.reserved_fd();
-    let data = make(fd)?.into_foreign();
+    let object = make(fd)?;
+    let name = match object.number() {
+        Some(number) => CString::try_from_fmt(fmt!("{}:{}", T::NAME, number))?,
+        None => T::NAME.to_cstring()?,
+    };
+    let data = object.into_foreign();
+    let getfile = if T::HAS_BYTES {
+        bindings::shim_anon_inode_getfile_readonly
+    } else {
+        bindings::shim_anon_inode_getfile
+    };
     // SAFETY: The operations are static and belong to `data`'s type.
-    let file = from_err_ptr(unsafe {
-        bindings::shim_anon_inode_getfile(T::NAME.as_char_ptr(), &Ops::<T>::FILE, data.cast())
-    });
+    let file = from_err_ptr(unsafe { getfile(name.as_char_ptr(), &Ops::<T>::FILE, data.cast()) });
     match file.map(NonNull::new) {
         Ok(Some(file)) => {
             // SAFETY: The file is new, its only reference is ours, and no thread is in `fdget_pos`

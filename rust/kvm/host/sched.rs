@@ -29,8 +29,9 @@ pub(crate) fn current_thread() -> i32 {
     kernel::current!().pid()
 }
 
-/// Lets thread `thread` of this process have the current one's turn, if it waits for one.
-pub(crate) fn yield_to(thread: i32) {
+/// Lets thread `thread` of this process have the current one's turn, if it waits for one. Returns
+/// whether it has it.
+pub(crate) fn yield_to(thread: i32) -> bool {
     // SAFETY: Called from a task that may sleep, in its own name.
-    unsafe { bindings::shim_yield_to(thread) };
+    unsafe { bindings::shim_yield_to(thread) }
 }

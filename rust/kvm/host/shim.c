@@ -295,9 +295,10 @@ bool shim_is_runnable(void)
 	return task_is_runnable(current);
 }
 
-void shim_yield_to(pid_t thread)
+bool shim_yield_to(pid_t thread)
 {
 	struct task_struct *task;
+	bool yielded;
 
 	rcu_read_lock();
 	task = pid_task(find_pid_ns(thread, &init_pid_ns), PIDTYPE_PID);
@@ -308,9 +309,10 @@ void shim_yield_to(pid_t thread)
 		task = NULL;
 	rcu_read_unlock();
 	if (!task)
-		return;
-	yield_to(task, true);
+		return false;
+	yielded = yield_to(task, true) > 0;
 	put_task_struct(task);
+	return yielded;
 }
 
 void shim_load_guest_fpu_if_needed(void)
@@ -584,6 +586,13 @@ struct file *shim_anon_inode_getfile(const char *name, const struct file_operati
 				     void *data)
 {
 	return anon_inode_getfile(name, fops, data, O_RDWR);
+}
+
+/* A file to read, at any place in it. */
+struct file *shim_anon_inode_getfile_readonly(const char *name,
+					      const struct file_operations *fops, void *data)
+{
+	return anon_inode_getfile_fmode(name, fops, data, O_RDONLY, FMODE_PREAD);
 }
 
 struct shim_watch_request {

@@ -89,7 +89,7 @@ int shim_handle_guest_work(void);
 bool shim_counts_run_delay(void);
 u64 shim_run_delay(void);
 bool shim_is_runnable(void);
-void shim_yield_to(pid_t thread);
+bool shim_yield_to(pid_t thread);
 
 /* FPU and debug registers. */
 void shim_load_guest_fpu_if_needed(void);
@@ -134,6 +134,8 @@ void shim_mmdrop(struct mm_struct *mm);
 int shim_mutex_lock_killable(struct mutex *mutex);
 struct file *shim_anon_inode_getfile(const char *name, const struct file_operations *fops,
 				     void *data);
+struct file *shim_anon_inode_getfile_readonly(const char *name,
+					      const struct file_operations *fops, void *data);
 
 /* Events. */
 int shim_eventfd_watch(struct file *file, struct wait_queue_entry *entry,

@@ -27,6 +27,7 @@ use crate::{
         wait, //
     },
     module_parameters,
+    stats::vcpu as stat, //
 };
 
 /// What a vCPU does, as KVM_GET_MP_STATE tells it.
@@ -56,6 +57,14 @@ impl MpState {
     }
 }
 
+/// How a halt was spent, in nanoseconds.
+struct Halt {
+    /// Polling, if any was to be done.
+    polled: Option<u64>,
+    /// Asleep, if it came to that.
+    slept: Option<u64>,
+}
+
 const IA32_PAT: u32 = 0x277;
 /// How long the first poll after a growth from nothing lasts, in nanoseconds (KVM's
 /// `halt_poll_ns_grow_start`).
@@ -64,6 +73,7 @@ const POLL_START: u64 = 10_000;
 impl<B: Backend> Loaded<'_, B> {
     /// HLT: with interrupt controllers in user space a matter for the VMM.
     pub(crate) fn handle_hlt(&mut self) -> Next {
+        self.count(stat::HALT_EXITS);
         B::skip_instruction(self);
         if self.apic().is_none() {
             return self.leave(&UserExit::Hlt);
@@ -86,6 +96,7 @@ impl<B: Backend> Loaded<'_, B> {
         if apic.lapic.pending().is_none() || B::rflags(self) & Rflags::IF.bits() == 0 {
             return false;
         }
+        self.count(stat::HALT_EXITS);
         // A kick that came before is for this HLT, not for the next.
         self.state.pv.unhalted = false;
         B::skip_instruction(self);
@@ -119,16 +130,28 @@ impl<B: Backend> Loaded<'_, B> {
             self.hand_over_timer(timer, now);
             woken = self.is_woken();
         }
+        let mut looks = 0u32;
         let result = if woken {
             Ok(())
         } else {
-            vcpu.runner.wait(|| self.is_woken())
+            vcpu.stats.set(stat::BLOCKING, 1);
+            let result = vcpu.runner.wait(|| {
+                looks = looks.saturating_add(1);
+                self.is_woken()
+            });
+            vcpu.stats.set(stat::BLOCKING, 0);
+            result
         };
         if self.state.mp_state == MpState::Halted {
-            self.adapt_poll(clock::monotonic().saturating_sub(start));
+            let end = clock::monotonic();
+            self.count_halt(&Halt {
+                polled: (until != start).then(|| now.saturating_sub(start)),
+                slept: (looks > 1).then(|| end.saturating_sub(now)),
+            });
+            self.adapt_poll(end.saturating_sub(start));
         }
         result.inspect_err(|_| {
-            self.leave(&UserExit::Intr);
+            self.leave_for_signal();
         })?;
 
         self.serve_requests();
@@ -139,6 +162,27 @@ impl<B: Backend> Loaded<'_, B> {
             }
         }
         Ok(())
+    }
+
+    fn count_halt(&self, halt: &Halt) {
+        let stats = &self.vcpu.stats;
+        if let Some(slept) = halt.slept {
+            stats.count(stat::HALT_WAKEUP);
+            stats.add(stat::HALT_WAIT_NS, slept);
+            stats.count_time(stat::HALT_WAIT_HIST, slept);
+        }
+        let Some(polled) = halt.polled else {
+            return;
+        };
+        stats.count(stat::HALT_ATTEMPTED_POLL);
+        if halt.slept.is_none() {
+            stats.count(stat::HALT_SUCCESSFUL_POLL);
+            stats.add(stat::HALT_POLL_SUCCESS_NS, polled);
+            stats.count_time(stat::HALT_POLL_SUCCESS_HIST, polled);
+        } else {
+            stats.add(stat::HALT_POLL_FAIL_NS, polled);
+            stats.count_time(stat::HALT_POLL_FAIL_HIST, polled);
+        }
     }
 
     /// Polls longer next time if this wait was a little longer than the poll, and less if it was so

@@ -14,6 +14,7 @@ use super::{
         RSI, //
     },
 };
+use crate::stats::vcpu as stat;
 
 /// Does nothing but exit, so that pending interrupts are seen.
 const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
@@ -77,6 +78,7 @@ impl<B: Backend> Loaded<'_, B> {
         if needs > limit {
             return false;
         }
+        self.count(stat::HYPERCALLS);
         let result = if is_privileged {
             self.hypercall(number)
         } else {

@@ -49,7 +49,10 @@ use super::{
         RSI, //
     },
 };
-use crate::host::shared::UserExit;
+use crate::{
+    host::shared::UserExit,
+    stats::vcpu as stat, //
+};
 
 const RFLAGS_DF: u64 = 1 << 10;
 /// Where the data page lies in the mapping of a vCPU (`KVM_PIO_PAGE_OFFSET`), in bytes.
@@ -223,6 +226,7 @@ impl<B: Backend> Loaded<'_, B> {
             B::skip_instruction(self);
             return Ok(Next::Guest);
         };
+        self.count(stat::INSN_EMULATION);
 
         if io.is_in {
             self.begin_string_in(io, string, chunk)

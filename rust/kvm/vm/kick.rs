@@ -254,9 +254,9 @@ impl Runners {
         }
     }
 
-    /// Interrupts every vCPU that is in guest mode, and returns when all are out. `mask` has room
-    /// for a bit a CPU.
-    pub(crate) fn kick_all(&self, mask: &mut [usize]) {
+    /// Interrupts every vCPU that is in guest mode, and returns when all are out: whether there were
+    /// any. `mask` has room for a bit a CPU.
+    pub(crate) fn kick_all(&self, mask: &mut [usize]) -> bool {
         mask.fill(0);
         let mut any = false;
         for runner in self.list.lock().iter() {
@@ -270,5 +270,6 @@ impl Runners {
             let _pinned = cpu::Pinned::new();
             cpu::kick(mask);
         }
+        any
     }
 }

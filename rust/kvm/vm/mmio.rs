@@ -24,7 +24,10 @@ use super::{
     },
     vcpu::Loaded, //
 };
-use crate::host::shared::UserExit;
+use crate::{
+    host::shared::UserExit,
+    stats::vcpu as stat, //
+};
 
 impl<B: Backend> Loaded<'_, B> {
     /// The guest touched memory that is not mapped, or not for this access.
@@ -37,11 +40,15 @@ impl<B: Backend> Loaded<'_, B> {
     ) -> Result<Next> {
         let vm = self.vm;
         let memory = vm.memory.access();
+        self.count(stat::PF_TAKEN);
         match self
             .fault(&memory, gpa, is_write)
             .inspect_err(|_| self.leave_for_memory_fault(gpa))?
         {
-            Faulted::Resolved => return Ok(Next::Guest),
+            Faulted::Resolved => {
+                self.count(stat::PF_FIXED);
+                return Ok(Next::Guest);
+            }
             Faulted::NotMemory | Faulted::NeedsIo(_) => {}
         }
 
@@ -57,6 +64,7 @@ impl<B: Backend> Loaded<'_, B> {
         if is_fetch {
             return Ok(self.emulation_failure());
         }
+        self.count(stat::PF_EMULATE);
         self.emulate(&memory, Some(Known::new(gva, gpa, is_write)))
     }
 

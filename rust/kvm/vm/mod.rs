@@ -47,6 +47,7 @@ mod msr;
 pub(crate) mod pv;
 mod report;
 mod run;
+mod statistics;
 mod tsc;
 mod vcpu;
 
@@ -98,6 +99,7 @@ pub(crate) use self::{
         SpareTables,
         MAX_SLOTS, //
     },
+    statistics::Counted,
     vcpu::{
         Loaded,
         State,

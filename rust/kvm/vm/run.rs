@@ -18,22 +18,25 @@ use super::{
     irq::Aftermath,
     vcpu::Loaded, //
 };
-use crate::host::{
-    cpu::{
-        self,
-        IrqsOff,
-        Pinned, //
+use crate::{
+    host::{
+        cpu::{
+            self,
+            IrqsOff,
+            Pinned, //
+        },
+        debug_regs,
+        fpu::GuestFpu,
+        guest_mode::{
+            self,
+            GuestMode, //
+        },
+        sched,
+        shared::UserExit,
+        signal::MaskGuard,
+        xcr0, //
     },
-    debug_regs,
-    fpu::GuestFpu,
-    guest_mode::{
-        self,
-        GuestMode, //
-    },
-    sched,
-    shared::UserExit,
-    signal::MaskGuard,
-    xcr0, //
+    stats::vcpu as stat, //
 };
 
 /// KVM_INTERNAL_ERROR_EMULATION.
@@ -66,6 +69,7 @@ impl<B: Backend> Loaded<'_, B> {
         self.vcpu.came_to(cpu::current());
         self.vcpu.runner.set_thread(sched::current_thread());
         self.state.fpu.load();
+        self.count(stat::FPU_RELOAD);
         let result = self.run_with_fpu(take_registers);
         self.state.fpu.unload();
         self.vcpu.steal_time.set_at_boundary(false);
@@ -111,6 +115,7 @@ impl<B: Backend> Loaded<'_, B> {
                 && self.ready_for_interrupt()
             {
                 self.leave(&UserExit::IrqWindowOpen);
+                self.count(stat::REQUEST_IRQ_EXITS);
                 return Ok(());
             }
             if guest_mode::work_pending() {
@@ -158,9 +163,15 @@ impl<B: Backend> Loaded<'_, B> {
         );
     }
 
+    /// KVM_RUN ends for a signal.
+    pub(crate) fn leave_for_signal(&self) {
+        self.count(stat::SIGNAL_EXITS);
+        self.leave(&UserExit::Intr);
+    }
+
     fn do_kernel_work(&self) -> Result {
         guest_mode::handle_work().inspect_err(|_| {
-            self.leave(&UserExit::Intr);
+            self.leave_for_signal();
         })
     }
 
@@ -220,12 +231,14 @@ impl<B: Backend> Loaded<'_, B> {
         let guest_mode = GuestMode::enter(&irqs_off);
         let exit = loop {
             if wants_window || self.state.events.any() || self.has_interrupt() {
+                self.count(stat::REQ_EVENT);
                 self.inject_events(wants_window, &guest_mode);
             }
             if self.must_withdraw_pv_eoi() {
                 break Exit::Handled;
             }
             let exit = B::enter(self, &guest_mode);
+            self.count(stat::EXITS);
             if !self.handle_fast(exit) && !self.handle_locked(exit, &guest_mode) {
                 break exit;
             }

@@ -54,20 +54,27 @@ use super::{
     },
     Vm, //
 };
-use crate::host::{
-    cpu::Pinned,
-    fpu::GuestFpu,
-    mutex::KillableMutex,
-    preempt::{
-        Notifier,
-        Resident, //
+use crate::{
+    host::{
+        cpu::Pinned,
+        fpu::GuestFpu,
+        mutex::KillableMutex,
+        preempt::{
+            Notifier,
+            Resident, //
+        },
+        sched,
+        shared::{
+            RunPage,
+            SharedPage, //
+        },
+        signal::SigSet, //
     },
-    sched,
-    shared::{
-        RunPage,
-        SharedPage, //
+    stats::vcpu::{
+        self as stat,
+        VcpuCounters,
+        VcpuPlace, //
     },
-    signal::SigSet, //
 };
 
 /// A vCPU of a VM.
@@ -75,6 +82,8 @@ use crate::host::{
 pub(crate) struct Vcpu<B: Backend> {
     /// The number KVM_CREATE_VCPU gave it, which is its APIC id.
     pub(crate) id: u32,
+    /// The thread that made it.
+    pub(crate) creator: i32,
     pub(crate) runner: Arc<Runner>,
     /// Its local APIC, where that is in the kernel.
     pub(crate) apic: Option<Arc<LocalApic>>,
@@ -86,6 +95,7 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) pio: SharedPage,
     pub(crate) resident: B::Resident,
     pub(crate) steal_time: StealTime,
+    pub(crate) stats: VcpuCounters,
     /// The VM's, for the scheduler's callbacks.
     memory: Arc<Memory<B::Tables>>,
     #[pin]
@@ -194,6 +204,7 @@ impl<B: Backend> Vcpu<B> {
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id: id,
+                creator: sched::current_thread(),
                 runner: runner,
                 apic: apic,
                 irqchip: vm.irqchip().cloned(),
@@ -201,6 +212,7 @@ impl<B: Backend> Vcpu<B> {
                 pio: pio,
                 resident: resident,
                 steal_time: StealTime::new(),
+                stats: VcpuCounters::new(),
                 memory: vm.memory.clone(),
                 notifier <- Notifier::new(),
                 state <- KillableMutex::new(state, c"vcpu", kernel::static_lock_class!()),
@@ -264,6 +276,11 @@ impl<B: Backend> Resident for Vcpu<B> {
     fn sched_out(&self) {
         if sched::is_preempted() {
             self.runner.set_waits_for_cpu(true);
+            self.stats.count(if self.steal_time.is_at_boundary() {
+                stat::PREEMPTION_REPORTED
+            } else {
+                stat::PREEMPTION_OTHER
+            });
             self.steal_time.mark_preempted(&self.memory);
         }
         self.resident.sched_out();
@@ -301,6 +318,12 @@ impl<'a, B: Backend> Loaded<'a, B> {
     #[inline]
     pub(crate) fn irqchip(&self) -> Option<&'a Irqchip> {
         self.vcpu.irqchip.as_deref()
+    }
+
+    /// Counts one more of what happens to this vCPU.
+    #[inline(always)]
+    pub(crate) fn count(&self, what: VcpuPlace) {
+        self.vcpu.stats.count(what);
     }
 
     /// Whether this vCPU starts by itself.

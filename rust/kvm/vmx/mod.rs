@@ -76,6 +76,7 @@ use crate::{
             GuestTime, //
         },
     },
+    stats::vcpu as stat,
     vm::{
         backend::{
             Backend,
@@ -231,7 +232,9 @@ impl Backend for Vmx {
 
     #[inline]
     fn prepare_entry(cx: &mut Loaded<'_, Self>, pinned: &Pinned) {
-        cx.vcpu.resident.load_guest(pinned);
+        if cx.vcpu.resident.load_guest(pinned) {
+            cx.count(stat::HOST_STATE_RELOAD);
+        }
     }
 
     #[inline]
@@ -250,6 +253,13 @@ impl Backend for Vmx {
     }
 
     fn inject(cx: &mut Loaded<'_, Self>, event: &Event) {
+        match event {
+            Event::Interrupt { .. } | Event::SoftwareInterrupt { .. } => {
+                cx.count(stat::IRQ_INJECTIONS);
+            }
+            Event::Nmi => cx.count(stat::NMI_INJECTIONS),
+            Event::Exception { .. } | Event::SoftwareException { .. } => {}
+        }
         inject::write(
             &cx.vcpu.resident,
             event,
@@ -506,6 +516,7 @@ impl Backend for Vmx {
     }
 
     fn flush_guest_tlb(cx: &mut Loaded<'_, Self>) {
+        cx.count(stat::TLB_FLUSH);
         cx.state.hw.flush_guest_tlb = true;
     }
 }

@@ -226,11 +226,12 @@ impl Vmcs {
         cpu::call_on(was as u32, self, clear_here);
     }
 
-    /// Puts the guest's MSRs in the processor and the thread's segments away, if that is not done.
+    /// Puts the guest's MSRs in the processor and the thread's segments away. Returns whether that was
+    /// not done.
     #[inline]
-    pub(super) fn load_guest(&self, _pinned: &Pinned) {
+    pub(super) fn load_guest(&self, _pinned: &Pinned) -> bool {
         if self.guest_loaded.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         // SAFETY: Only this thread touches `thread` while the vCPU is loaded, and its scheduler
         // callback cannot come with preemption off.
@@ -248,6 +249,7 @@ impl Vmcs {
             self.kernel_gs_base.load(Ordering::Relaxed),
         );
         self.guest_loaded.store(true, Ordering::Relaxed);
+        true
     }
 
     /// Undoes [`Self::load_guest`], if it was done.

@@ -50,7 +50,10 @@ use super::{
     },
     vcpu::Loaded, //
 };
-use crate::host::shared::UserExit;
+use crate::{
+    host::shared::UserExit,
+    stats::vcpu as stat, //
+};
 
 /// KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES.
 const FLAG_INSTRUCTION_BYTES: u64 = 1 << 0;
@@ -67,6 +70,7 @@ impl<B: Backend> Loaded<'_, B> {
         let mut bytes = [0; emulator::MAX_LENGTH];
         match guest.fetch(&mut bytes) {
             Ok(instruction) => {
+                guest.cx.count(stat::INSN_EMULATION);
                 let result = emulator::execute(&instruction, &mut guest);
                 self.conclude(&instruction, result)
             }
@@ -99,6 +103,7 @@ impl<B: Backend> Loaded<'_, B> {
             .begin_within(Known::new(gva, gpa, is_write));
         match emulator::execute(&instruction, &mut Guest::new(self, &memory)) {
             Ok(progress) => {
+                self.count(stat::INSN_EMULATION);
                 self.finish_instruction(&instruction, progress);
                 true
             }
@@ -202,6 +207,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn leave_for_mmio(&self, gpa: Gpa, access: &Piece, is_write: bool) -> Next {
+        self.count(stat::MMIO_EXITS);
         self.leave(&UserExit::Mmio {
             gpa: gpa.0,
             data: access.data,
@@ -229,6 +235,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// What the emulator does not know: KVM_EXIT_INTERNAL_ERROR with the instruction's bytes; a
     /// #UD alone where that is a guest's user program, which is not to stop the machine.
     pub(crate) fn emulation_failure(&mut self) -> Next {
+        self.count(stat::INSN_EMULATION_FAIL);
         self.queue_ud();
         if B::cpl(self) != 0 {
             return Next::Guest;

@@ -49,10 +49,16 @@ pub(crate) use self::{
     },
 };
 use super::kick::Runners;
-use crate::host::{
-    mm::AddressSpace,
-    per_cpu::PerCpu,
-    srcu_cell::SrcuCell, //
+use crate::{
+    host::{
+        mm::AddressSpace,
+        per_cpu::PerCpu,
+        srcu_cell::SrcuCell, //
+    },
+    stats::vm::{
+        self as stat,
+        VmCounters, //
+    },
 };
 
 /// Frames that are unmapped without letting anybody else have a turn: 1 GiB.
@@ -61,6 +67,8 @@ const UNMAP_AT_ONCE: u64 = 1 << 18;
 /// The memory of a VM.
 #[pin_data]
 pub(crate) struct Memory<T: SecondLevel> {
+    /// What is counted of the VM, which is about its memory.
+    pub(crate) stats: VmCounters,
     pub(crate) mm: Arc<AddressSpace>,
     /// Held while slots change, so that changes come one after another.
     #[pin]
@@ -103,6 +111,7 @@ impl<T: SecondLevel> Memory<T> {
         let flushed = PerCpu::new(|_| Ok(AtomicU64::new(0)))?;
         Arc::pin_init(
             try_pin_init!(Self {
+                stats: VmCounters::new(),
                 mm: mm,
                 update <- new_mutex!(()),
                 current <- SrcuCell::new(slots.clone()),
@@ -178,7 +187,10 @@ impl<T: SecondLevel> Memory<T> {
         self.generation.fetch_add(1, Ordering::SeqCst);
         // A runner says it is in guest mode before it looks at the generation.
         fence(Ordering::SeqCst);
-        self.runners.kick_all(mask);
+        self.stats.count_shared(stat::REMOTE_TLB_FLUSH_REQUESTS);
+        if self.runners.kick_all(mask) {
+            self.stats.count_shared(stat::REMOTE_TLB_FLUSH);
+        }
     }
 
     /// Calls `flush` if translations cached on CPU `cpu` for this VM may be stale. The caller is

@@ -13,6 +13,7 @@ use crate::{
         sched,
         wait, //
     },
+    stats::vcpu as stat,
     vm::{
         backend::Backend,
         hypercall::error,
@@ -68,9 +69,14 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn yield_to(&self, apic: &LocalApic) {
+        self.count(stat::DIRECTED_YIELD_ATTEMPTED);
         let is_self = self.apic().is_some_and(|own| core::ptr::eq(own, apic));
-        if !is_self && apic.runner.waits_for_cpu() && !wait::may_poll() {
-            sched::yield_to(apic.runner.thread());
+        if !is_self
+            && apic.runner.waits_for_cpu()
+            && !wait::may_poll()
+            && sched::yield_to(apic.runner.thread())
+        {
+            self.count(stat::DIRECTED_YIELD_SUCCESSFUL);
         }
     }
 

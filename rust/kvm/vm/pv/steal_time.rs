@@ -74,6 +74,11 @@ impl StealTime {
         self.at_boundary.store(at_boundary, Ordering::Relaxed);
     }
 
+    /// Whether the guest is between two instructions.
+    pub(crate) fn is_at_boundary(&self) -> bool {
+        self.at_boundary.load(Ordering::Relaxed)
+    }
+
     /// Whether there is a place to keep up to date.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
@@ -92,7 +97,7 @@ impl StealTime {
     /// The thread is about to lose its CPU. Called by the scheduler, in the vCPU's thread.
     pub(crate) fn mark_preempted<T: SecondLevel>(&self, memory: &Memory<T>) {
         if !self.is_on()
-            || !self.at_boundary.load(Ordering::Relaxed)
+            || !self.is_at_boundary()
             || self.is_marked.load(Ordering::Relaxed)
             || !memory.mm.is_current()
         {

@@ -20,6 +20,7 @@ use super::super::{
 };
 use crate::{
     host::guest_mode,
+    stats::vcpu as stat,
     vm::{
         backend::Exit,
         Event,
@@ -77,6 +78,7 @@ pub(super) fn recover_vectoring(cx: &mut Loaded<'_, Vmx>) {
 
 /// An interrupt for the host. It was acknowledged; it is served before interrupts are on again.
 pub(super) fn external(cx: &mut Loaded<'_, Vmx>) -> Exit {
+    cx.count(stat::IRQ_EXITS);
     let info = InterruptionInfo(cx.vcpu.resident.read(vmcs::VM_EXIT_INTR_INFO));
     cx.state.hw.host_interrupt = info.is_valid().then(|| info.vector());
     Exit::Handled
@@ -84,12 +86,14 @@ pub(super) fn external(cx: &mut Loaded<'_, Vmx>) -> Exit {
 
 /// The guest can take an interrupt.
 pub(super) fn window(cx: &mut Loaded<'_, Vmx>) -> Exit {
+    cx.count(stat::IRQ_WINDOW_EXITS);
     controls::set_cpu_based(cx, CpuBased::INTERRUPT_WINDOW_EXITING, false);
     Exit::Handled
 }
 
 /// The guest can take an NMI.
 pub(super) fn nmi_window(cx: &mut Loaded<'_, Vmx>) -> Exit {
+    cx.count(stat::NMI_WINDOW_EXITS);
     controls::set_cpu_based(cx, CpuBased::NMI_WINDOW_EXITING, false);
     Exit::Handled
 }

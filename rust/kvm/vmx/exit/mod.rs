@@ -22,9 +22,13 @@ use super::{
     timer,
     Vmx, //
 };
-use crate::vm::{
-    backend::Exit,
-    Loaded, //
+use crate::{
+    stats::vcpu as stat,
+    vm::{
+        backend::Exit,
+        Loaded, //
+    },
+};
 };
 
 /// Says why the guest exited, after taking care of the event that the exit may have cut short.
@@ -36,7 +40,10 @@ pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
         Reason::CPUID => Exit::Cpuid,
         Reason::RDMSR => Exit::MsrRead,
         Reason::WRMSR => Exit::MsrWrite,
-        Reason::IO_INSTRUCTION => io::decode(f),
+        Reason::IO_INSTRUCTION => {
+            cx.count(stat::IO_EXITS);
+            io::decode(f)
+        }
         Reason::EXTERNAL_INTERRUPT => interrupt::external(cx),
         Reason::EPT_VIOLATION => memory::violation(cx),
         Reason::HLT => Exit::Hlt,

@@ -45,6 +45,7 @@ mod routing;
 mod signals;
 mod slots;
 mod smp;
+mod stats;
 mod storms;
 mod string_faults;
 mod sync_regs;
@@ -113,6 +114,7 @@ pub fn all() -> Vec<Test> {
         device_fuzz::TESTS,
         storms::TESTS,
         faults::TESTS,
+        stats::TESTS,
         module::TESTS,
     ]
     .concat()
