@@ -6,7 +6,8 @@
 //!
 //! # Lock order
 //!
-//! 1. `Vm::vcpus` (mutex): creating vCPUs.
+//! 1. `Vm::vcpus` (mutex): creating vCPUs, and adding up what was counted of them. The list of all
+//!    VMs (`abi/debugfs.rs`) is held over this one.
 //! 2. `Vcpu::state` (killable mutex): a vCPU's thread, for as long as KVM_RUN lasts.
 //! 3. `Memory::update` (mutex): changing slots.
 //! 4. `Memory::current` (SRCU): using slots. Nobody waits for its readers with 2 held.

@@ -29,7 +29,6 @@ use crate::{
         Loaded, //
     },
 };
-};
 
 /// Says why the guest exited, after taking care of the event that the exit may have cut short.
 #[inline]
