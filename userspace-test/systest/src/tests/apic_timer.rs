@@ -24,7 +24,7 @@ const DEADLINE: u32 = 2 << 17;
 const DIVIDE_BY_1: u32 = 0xb;
 
 /// Rounds of a loop that is long enough for anything to come.
-const SPIN: u64 = 2_000_000;
+const SPIN: u64 = 8_000_000;
 
 #[track_caller]
 fn machine(eoi: Eoi) -> Machine {
