@@ -20,7 +20,7 @@ use kvm_ioctls::VcpuFd;
 use crate::boot::{self, acpi, flat, linux, CpuState};
 use crate::description::{Description, Guest};
 use crate::devices::irqchip::Irqchip;
-use crate::devices::virtio::{Lines, VirtioDevice};
+use crate::devices::virtio::{block, Lines, VirtioDevice};
 use crate::devices::Board;
 use crate::terminal::{Console, RawMode, Signals};
 use crate::vcpu::{Dump, Kick};
@@ -50,6 +50,9 @@ pub enum Error {
         /// Which.
         what: &'static str,
     },
+    /// A disk image cannot be a disk.
+    #[error(transparent)]
+    Disk(#[from] block::Error),
     /// A virtio device cannot be had.
     #[error("cannot put virtio devices into the machine")]
     Virtio(#[source] io::Error),
@@ -71,7 +74,6 @@ pub enum Error {
 /// on standard error and gives an exit status of its own.
 pub fn run(machine: &Description) -> Result<ExitCode, Error> {
     let absent = [
-        ("disk", !machine.disks.is_empty()),
         ("network card", !machine.nets.is_empty()),
         ("socket device", machine.vsock.is_some()),
         ("summary of exits", machine.stats),
@@ -89,7 +91,7 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
         .iter()
         .map(state_of)
         .collect::<Result<Vec<_>, _>>()?;
-    let devices = virtio::devices(machine);
+    let devices = virtio::devices(machine)?;
     let hardware = acpi::Hardware {
         cpus: machine.cpus,
         virtio_mmio: devices.len(),

@@ -8,16 +8,25 @@ use std::sync::Arc;
 use super::vm::Vm;
 use crate::description::{Description, IrqchipMode};
 use crate::devices::virtio::backend::KvmBackend;
-use crate::devices::virtio::{Lineage, Lines, MmioBus, Rng, VirtioDevice};
+use crate::devices::virtio::block::{self, Image};
+use crate::devices::virtio::{Block, Lineage, Lines, MmioBus, Rng, VirtioDevice};
 use crate::devices::Board;
 
 /// The devices, connected to nothing yet.
-pub fn devices(machine: &Description) -> Vec<Box<dyn VirtioDevice>> {
+///
+/// # Errors
+///
+/// Why one of them cannot be had.
+pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, block::Error> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for disk in &machine.disks {
+        let image = Image::open(&disk.path, disk.read_only)?;
+        devices.push(Box::new(Block::new(image)));
+    }
     if machine.rng {
         devices.push(Box::new(Rng::default()));
     }
-    devices
+    Ok(devices)
 }
 
 /// Puts `devices` on the `board` of `vm`. What they do to interrupt lines that are not KVM's they

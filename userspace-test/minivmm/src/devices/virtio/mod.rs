@@ -13,13 +13,16 @@
 //! | queues | the device's own thread ([`worker`]), from activation to reset | yes |
 
 // Until every device is there.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod backend;
+pub mod block;
 mod driver;
 mod interrupt;
 pub mod mmio;
 mod queue;
+#[cfg(test)]
+mod rig;
 mod rng;
 mod worker;
 
@@ -28,9 +31,9 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
+pub use block::Block;
 pub use interrupt::{Interrupt, Line, Lines};
 pub use mmio::{Lineage, MmioBus};
-#[allow(unused_imports)]
 pub use queue::{Chain, QueueError, WorkQueue};
 pub use rng::Rng;
 

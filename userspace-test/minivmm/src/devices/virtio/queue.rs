@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemory, GuestMemoryMmap, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Interrupt;
@@ -28,6 +28,15 @@ pub enum QueueError {
         /// What it says.
         source: std::io::Error,
     },
+}
+
+/// The buffers of a chain.
+#[derive(Default)]
+pub struct Buffers<'a> {
+    /// For the device to read.
+    pub readable: Vec<VolatileSlice<'a>>,
+    /// For the device to write.
+    pub writable: Vec<VolatileSlice<'a>>,
 }
 
 /// A descriptor chain: buffers the driver has made available together.
@@ -53,6 +62,32 @@ impl Chain {
     /// As [`Self::reader`].
     pub fn writer(&self) -> Result<Writer<'_>, QueueError> {
         Ok(self.chain.clone().writer(&self.memory)?)
+    }
+
+    /// Its buffers as they lie in guest memory.
+    ///
+    /// # Errors
+    ///
+    /// A buffer where there is no memory, or one for the device to read after one for it to write.
+    pub fn buffers(&self) -> Result<Buffers<'_>, QueueError> {
+        let mut buffers = Buffers::default();
+        for descriptor in self.chain.clone() {
+            let list = if descriptor.is_write_only() {
+                &mut buffers.writable
+            } else if buffers.writable.is_empty() {
+                &mut buffers.readable
+            } else {
+                return Err(QueueError::Request(
+                    "what is to be read comes after what is written",
+                ));
+            };
+            let length = descriptor.len() as usize;
+            if length > 0 {
+                let slice = self.memory.get_slice(descriptor.addr(), length);
+                list.push(slice.map_err(virtio_queue::Error::GuestMemory)?);
+            }
+        }
+        Ok(buffers)
     }
 
     /// Which it is, for [`WorkQueue::finish`].

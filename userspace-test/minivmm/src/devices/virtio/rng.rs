@@ -96,3 +96,27 @@ fn fill(mut bytes: &mut [u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::rig::{Buffer, Rig};
+
+    #[test]
+    fn each_request_gets_other_bytes() {
+        let mut rig = Rig::new(Box::new(Rng::default()));
+        rig.start(0);
+        let (written, first) = rig.request(0, &[Buffer::In(32)]);
+        assert_eq!(written, 32);
+        let (_, second) = rig.request(0, &[Buffer::In(32)]);
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn a_request_has_a_limit_and_needs_room() {
+        let mut rig = Rig::new(Box::new(Rng::default()));
+        rig.start(0);
+        assert_eq!(rig.request(0, &[Buffer::In(LIMIT + 1)]).0, LIMIT as u32);
+        assert_eq!(rig.request(0, &[Buffer::Out(b"nothing to fill")]).0, 0);
+    }
+}
