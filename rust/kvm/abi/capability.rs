@@ -87,6 +87,12 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_SPLIT_IRQCHIP
         | bindings::KVM_CAP_VAPIC
         | bindings::KVM_CAP_ENABLE_CAP
+        | bindings::KVM_CAP_X86_USER_SPACE_MSR
+        | bindings::KVM_CAP_X86_MSR_FILTER
+        | bindings::KVM_CAP_MSR_PLATFORM_INFO
+        | bindings::KVM_CAP_EXCEPTION_PAYLOAD
+        | bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT
+        | bindings::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | bindings::KVM_CAP_ENABLE_CAP_VM => 1,
         // As long as nobody sets another for a VM.
         bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS => 1,

@@ -19,6 +19,8 @@ use crate::{
         Backend,
         Event,
         Loaded,
+        Queued,
+        Switches,
         SHADOW_MOV_SS,
         SHADOW_STI, //
     },
@@ -57,22 +59,28 @@ pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
 /// What is on its way into the guest.
 pub(super) fn collect<B: Backend>(cx: &mut Loaded<'_, B>) -> kvm_vcpu_events {
     cx.serve_requests();
-    // Without KVM_CAP_EXCEPTION_PAYLOAD a VMM cannot carry a payload: it is delivered now.
-    if let Some(queued) = cx.state.events.exception.as_mut() {
-        let delivered = *queued;
-        queued.payload = None;
-        cx.deliver_payload(&delivered);
-    }
+    cx.show_payload();
+    let knows_payload = cx.vm.options.has(Switches::EXCEPTION_PAYLOAD);
+    let knows_triple_fault = cx.vm.options.has(Switches::TRIPLE_FAULT_EVENT);
 
     let events = cx.state.events;
     let mut out = kvm_vcpu_events::zeroed();
     let exception = match (events.injected, events.exception) {
-        (Some(Event::Exception { vector, error_code }), _) => Some((vector, error_code)),
-        (_, Some(queued)) => Some((queued.vector, queued.error_code)),
+        (Some(Event::Exception { vector, error_code }), _) => {
+            out.exception.injected = 1;
+            Some((vector, error_code))
+        }
+        (_, Some(queued)) => {
+            // A VMM that does not know the difference takes both for the same.
+            out.exception.injected = (!knows_payload).into();
+            out.exception.pending = 1;
+            out.exception_has_payload = queued.payload.is_some().into();
+            out.exception_payload = queued.payload.unwrap_or(0);
+            Some((queued.vector, queued.error_code))
+        }
         _ => None,
     };
     if let Some((vector, error_code)) = exception {
-        out.exception.injected = 1;
         out.exception.nr = vector;
         out.exception.has_error_code = error_code.is_some().into();
         out.exception.error_code = error_code.unwrap_or(0);
@@ -89,7 +97,16 @@ pub(super) fn collect<B: Backend>(cx: &mut Loaded<'_, B>) -> kvm_vcpu_events {
     out.nmi.injected = (events.injected == Some(Event::Nmi)).into();
     out.nmi.pending = events.nmi_pending;
     out.nmi.masked = B::nmi_masked(cx).into();
-    out.flags = bindings::KVM_VCPUEVENT_VALID_NMI_PENDING | bindings::KVM_VCPUEVENT_VALID_SHADOW;
+    out.flags = bindings::KVM_VCPUEVENT_VALID_NMI_PENDING
+        | bindings::KVM_VCPUEVENT_VALID_SHADOW
+        | bindings::KVM_VCPUEVENT_VALID_SMM;
+    if knows_payload {
+        out.flags |= bindings::KVM_VCPUEVENT_VALID_PAYLOAD;
+    }
+    if knows_triple_fault {
+        out.flags |= bindings::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        out.triple_fault.pending = events.triple_fault.into();
+    }
     out
 }
 
@@ -107,12 +124,32 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
 pub(super) fn set_all<B: Backend>(cx: &mut Loaded<'_, B>, new: &kvm_vcpu_events) -> Result {
     let allowed = bindings::KVM_VCPUEVENT_VALID_NMI_PENDING
         | bindings::KVM_VCPUEVENT_VALID_SIPI_VECTOR
-        | bindings::KVM_VCPUEVENT_VALID_SHADOW;
+        | bindings::KVM_VCPUEVENT_VALID_SHADOW
+        | bindings::KVM_VCPUEVENT_VALID_SMM
+        | bindings::KVM_VCPUEVENT_VALID_PAYLOAD
+        | bindings::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
     if new.flags & !allowed != 0 {
         return Err(EINVAL);
     }
-    let has_exception = new.exception.injected != 0;
-    if has_exception && (new.exception.nr > 31 || new.exception.nr == Exception::Nmi.vector()) {
+    let has = |flag: u32| new.flags & flag != 0;
+    let has_payload = has(bindings::KVM_VCPUEVENT_VALID_PAYLOAD);
+    let has_triple_fault = has(bindings::KVM_VCPUEVENT_VALID_TRIPLE_FAULT);
+    let has_smm = has(bindings::KVM_VCPUEVENT_VALID_SMM);
+    let options = &cx.vm.options;
+    if has_payload && !options.has(Switches::EXCEPTION_PAYLOAD)
+        || has_triple_fault && !options.has(Switches::TRIPLE_FAULT_EVENT)
+    {
+        return Err(EINVAL);
+    }
+    // There is no system-management mode to be in, or on the way to.
+    if has_smm && (new.smi.smm | new.smi.pending | new.smi.smm_inside_nmi) != 0 {
+        return Err(EINVAL);
+    }
+    let is_pending = has_payload && new.exception.pending != 0;
+    let is_injected = new.exception.injected != 0 && !is_pending;
+    if (is_pending || is_injected)
+        && (new.exception.nr > 31 || new.exception.nr == Exception::Nmi.vector())
+    {
         return Err(EINVAL);
     }
     if new.flags & bindings::KVM_VCPUEVENT_VALID_SIPI_VECTOR != 0 {
@@ -120,14 +157,23 @@ pub(super) fn set_all<B: Backend>(cx: &mut Loaded<'_, B>, new: &kvm_vcpu_events)
             apic.set_sipi_vector(new.sipi_vector as u8);
         }
     }
-    let has_shadow = new.flags & bindings::KVM_VCPUEVENT_VALID_SHADOW != 0;
+    if has_smm && new.smi.latched_init != 0 && cx.apic().is_some() {
+        cx.request_init();
+    }
 
     let events = &mut cx.state.events;
     events.exception = None;
     events.injected = None;
     events.interrupt = (new.interrupt.injected != 0).then_some(new.interrupt.nr);
-    if has_exception {
-        let error_code = (new.exception.has_error_code != 0).then_some(new.exception.error_code);
+    let error_code = (new.exception.has_error_code != 0).then_some(new.exception.error_code);
+    if is_pending {
+        events.exception = Some(Queued {
+            vector: new.exception.nr,
+            error_code,
+            payload: (new.exception_has_payload != 0).then_some(new.exception_payload),
+        });
+    }
+    if is_injected {
         events.injected = Some(Event::Exception {
             vector: new.exception.nr,
             error_code,
@@ -135,10 +181,13 @@ pub(super) fn set_all<B: Backend>(cx: &mut Loaded<'_, B>, new: &kvm_vcpu_events)
     } else if new.nmi.injected != 0 {
         events.injected = Some(Event::Nmi);
     }
-    if new.flags & bindings::KVM_VCPUEVENT_VALID_NMI_PENDING != 0 {
+    if has(bindings::KVM_VCPUEVENT_VALID_NMI_PENDING) {
         events.nmi_pending = new.nmi.pending.min(2);
     }
-    if has_shadow {
+    if has_triple_fault {
+        events.triple_fault = new.triple_fault.pending != 0;
+    }
+    if has(bindings::KVM_VCPUEVENT_VALID_SHADOW) {
         B::set_interrupt_shadow(cx, new.interrupt.shadow & (SHADOW_MOV_SS | SHADOW_STI));
     }
     B::set_nmi_masked(cx, new.nmi.masked != 0);

@@ -27,6 +27,7 @@ use crate::host::bindings::{
     kvm_lapic_state,
     kvm_mp_state,
     kvm_msi,
+    kvm_msr_filter,
     kvm_msr_list,
     kvm_msrs,
     kvm_pit_config,
@@ -83,6 +84,8 @@ pub(super) const KVM_SET_BOOT_CPU_ID: u32 = _IO(KVMIO, 0x78);
 pub(super) const KVM_GET_PIT2: u32 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
 pub(super) const KVM_SET_PIT2: u32 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
 pub(super) const KVM_SIGNAL_MSI: u32 = _IOW::<kvm_msi>(KVMIO, 0xa5);
+
+pub(super) const KVM_X86_SET_MSR_FILTER: u32 = _IOW::<kvm_msr_filter>(KVMIO, 0xc6);
 
 pub(super) const KVM_SET_CLOCK: u32 = _IOW::<kvm_clock_data>(KVMIO, 0x7b);
 pub(super) const KVM_GET_CLOCK: u32 = _IOR::<kvm_clock_data>(KVMIO, 0x7c);

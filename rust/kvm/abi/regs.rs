@@ -78,6 +78,7 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, regs: &kvm_regs) {
 
 /// KVM_GET_DEBUGREGS (api.rst, 4.33).
 pub(super) fn get_debugregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    cx.show_payload();
     let mut regs = kvm_debugregs::zeroed();
     regs.db = cx.state.dr.db;
     regs.dr6 = cx.state.dr.dr6;

@@ -96,7 +96,8 @@ fn to_table(table: &kvm_dtable) -> TableRegister {
 }
 
 /// What KVM_GET_SREGS and KVM_GET_SREGS2 have in common.
-fn common<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
+fn common<B: Backend>(cx: &mut Loaded<'_, B>) -> kvm_sregs {
+    cx.show_payload();
     let mut out = kvm_sregs::zeroed();
     out.cs = from_segment(&B::segment(cx, SegmentRegister::Cs));
     out.ds = from_segment(&B::segment(cx, SegmentRegister::Ds));
@@ -119,7 +120,7 @@ fn common<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
 }
 
 /// What KVM_GET_SREGS tells.
-pub(super) fn collect<B: Backend>(cx: &Loaded<'_, B>) -> kvm_sregs {
+pub(super) fn collect<B: Backend>(cx: &mut Loaded<'_, B>) -> kvm_sregs {
     let mut out = common(cx);
     if let Some(vector) = cx.queued_interrupt() {
         out.interrupt_bitmap[usize::from(vector / 64)] |= 1 << (vector % 64);

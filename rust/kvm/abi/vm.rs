@@ -24,7 +24,9 @@ use super::{
     debugfs::Shown,
     eventfd,
     irqchip,
+    msr_filter,
     number,
+    options,
     pit,
     stats::VmStats,
     vcpu::VcpuFile, //
@@ -125,7 +127,7 @@ impl<B: Backend> VmFile<B> {
                 Ok(0)
             }
             bindings::KVM_CAP_X2APIC_API => irqchip::x2apic_api(&self.vm, &cap),
-            _ => Err(EINVAL),
+            _ => options::enable(&self.vm, cap.cap, &cap.args),
         }
     }
 
@@ -180,6 +182,7 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_SET_PIT2 => pit::set(&this.vm, arg, State::SIZE),
             number::KVM_REINJECT_CONTROL => pit::reinject_control(&this.vm, arg),
             number::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg),
+            number::KVM_X86_SET_MSR_FILTER => msr_filter::set(&this.vm, arg),
             number::KVM_ENABLE_CAP => this.enable_cap(arg),
             number::KVM_GET_STATS_FD => file::new_fd(|_| VmStats::new(this.shown.clone())),
             number::KVM_GET_TSC_KHZ => Ok(this.vm.tsc_khz() as i32),

@@ -81,7 +81,7 @@ macro_rules! plain {
 }
 
 plain! {
-    u64, u32, [u32; 2], [u32; 12], [u64; 65],
+    u64, u32, [u32; 2], [u32; 12], [u64; 49], [u64; 65],
     kvm_clock_data, kvm_device_attr, kvm_userspace_memory_region2,
     kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_enable_cap, kvm_fpu,
     kvm_guest_debug, kvm_interrupt, kvm_ioeventfd, kvm_irq_routing, kvm_irqfd, kvm_mp_state,

@@ -120,6 +120,13 @@ pub(crate) enum UserExit {
     },
     /// KVM_EXIT_MEMORY_FAULT: KVM_RUN itself fails.
     MemoryFault { gpa: u64, size: u64 },
+    /// KVM_EXIT_X86_RDMSR or KVM_EXIT_X86_WRMSR.
+    Msr {
+        is_write: bool,
+        reason: u32,
+        index: u32,
+        data: u64,
+    },
     /// KVM_EXIT_DEBUG.
     Debug {
         exception: u32,
@@ -222,6 +229,13 @@ impl RunPage {
         get!(self.__bindgen_anon_1.mmio.data)
     }
 
+    /// What the VMM answered to RDMSR or WRMSR: the value of an MSR that was read, or `None` where
+    /// the guest is to get #GP.
+    pub(crate) fn msr_answer(&self) -> Option<u64> {
+        let refused = get!(self.__bindgen_anon_1.msr.error) != 0;
+        (!refused).then(|| get!(self.__bindgen_anon_1.msr.data))
+    }
+
     /// Clears the flags, as a run starts.
     #[inline]
     pub(crate) fn clear_flags(&self) {
@@ -310,6 +324,23 @@ impl RunPage {
                 put!(self.__bindgen_anon_1.memory_fault.gpa = gpa);
                 put!(self.__bindgen_anon_1.memory_fault.size = size);
                 bindings::KVM_EXIT_MEMORY_FAULT
+            }
+            UserExit::Msr {
+                is_write,
+                reason,
+                index,
+                data,
+            } => {
+                put!(self.__bindgen_anon_1.msr.error = 0);
+                put!(self.__bindgen_anon_1.msr.pad = [0; 7]);
+                put!(self.__bindgen_anon_1.msr.reason = reason);
+                put!(self.__bindgen_anon_1.msr.index = index);
+                put!(self.__bindgen_anon_1.msr.data = data);
+                if is_write {
+                    bindings::KVM_EXIT_X86_WRMSR
+                } else {
+                    bindings::KVM_EXIT_X86_RDMSR
+                }
             }
             UserExit::Debug {
                 exception,

@@ -287,6 +287,9 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn msr(cx: &Loaded<'_, Self>, index: u32) -> Option<u64>;
     /// Sets one. Returns false if it is none of those. The value is checked.
     fn set_msr(cx: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool;
+    /// Has those accesses to MSRs exit that `allows` does not; its second argument is
+    /// KVM_MSR_FILTER_READ or KVM_MSR_FILTER_WRITE. Calls come one after another.
+    fn filter_msrs(machine: &Self::Machine, allows: impl Fn(u32, u32) -> bool);
     /// Sets which exceptions exit, for debuggers: bit n is vector n.
     fn set_exception_exits(cx: &mut Loaded<'_, Self>, bitmap: u32);
     /// What the CPUID of this vCPU leaves to the guest alone has changed.

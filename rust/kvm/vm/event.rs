@@ -15,6 +15,7 @@ use arch::{
 
 use super::{
     backend::Backend,
+    options::Switches,
     vcpu::Loaded, //
 };
 use crate::host::guest_mode::GuestMode;
@@ -203,6 +204,19 @@ impl<B: Backend> Loaded<'_, B> {
         }
         B::set_nmi_window(self, self.state.events.nmi_pending != 0);
         B::set_interrupt_window(self, wants_window || self.has_interrupt());
+    }
+
+    /// Delivers the payload of an exception that waits, where the VMM cannot carry one
+    /// (api.rst, 7.14 KVM_CAP_EXCEPTION_PAYLOAD), before it looks at registers or events.
+    pub(crate) fn show_payload(&mut self) {
+        if self.vm.options.has(Switches::EXCEPTION_PAYLOAD) {
+            return;
+        }
+        if let Some(queued) = self.state.events.exception.as_mut() {
+            let delivered = *queued;
+            queued.payload = None;
+            self.deliver_payload(&delivered);
+        }
     }
 
     /// What an exception leaves in DR6 or CR2 as it is delivered.

@@ -281,6 +281,11 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// INIT, from the VMM.
+    pub(crate) fn request_init(&self) {
+        self.vcpu.runner.request_own(Requests::INIT);
+    }
+
     /// INIT: all registers but a few are as after reset (SDM vol. 3, table 10-1). An application
     /// processor then waits for a start-up IPI.
     fn receive_init(&mut self) {

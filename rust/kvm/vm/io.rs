@@ -73,6 +73,10 @@ pub(crate) enum Pending {
         string: StringIo,
         count: u64,
     },
+    /// RDMSR: take the value or raise #GP.
+    MsrRead,
+    /// WRMSR: go on or raise #GP.
+    MsrWrite,
     /// An emulated instruction reads a device.
     EmulatedRead,
     /// An emulated instruction has written to devices.
@@ -106,6 +110,8 @@ impl<B: Backend> Loaded<'_, B> {
                 Ok(Next::Guest)
             }
             Pending::StringIn { io, string, count } => self.complete_string_in(&io, &string, count),
+            Pending::MsrRead => Ok(self.complete_rdmsr()),
+            Pending::MsrWrite => Ok(self.complete_wrmsr()),
             Pending::EmulatedRead => self.complete_emulated_read(),
             Pending::EmulatedWrite => self.complete_emulated_write(),
         }

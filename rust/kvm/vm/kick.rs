@@ -254,6 +254,13 @@ impl Runners {
         }
     }
 
+    /// Interrupts every vCPU that is in guest mode, without waiting for it to come out.
+    pub(crate) fn interrupt_all(&self) {
+        for runner in self.list.lock().iter() {
+            runner.kick();
+        }
+    }
+
     /// Interrupts every vCPU that is in guest mode, and returns when all are out: whether there were
     /// any. `mask` has room for a bit a CPU.
     pub(crate) fn kick_all(&self, mask: &mut [usize]) -> bool {

@@ -45,6 +45,8 @@ mod mce;
 mod memory;
 mod mmio;
 mod msr;
+pub(crate) mod msr_filter;
+mod options;
 pub(crate) mod pv;
 mod report;
 mod run;
@@ -70,12 +72,6 @@ use kernel::{
     },
 };
 
-use self::irq::{
-    Irqchip,
-    LocalApic,
-    Mode,
-    Pit, //
-};
 pub(crate) use self::{
     backend::Backend,
     bus::{
@@ -84,6 +80,7 @@ pub(crate) use self::{
     },
     event::{
         Event,
+        Queued,
         SHADOW_MOV_SS,
         SHADOW_STI, //
     },
@@ -100,6 +97,7 @@ pub(crate) use self::{
         SpareTables,
         MAX_SLOTS, //
     },
+    options::Switches,
     statistics::Counted,
     vcpu::{
         Loaded,
@@ -120,6 +118,16 @@ pub(crate) use self::{
         FEATURE_MSRS,
         SAVED_MSRS, //
     },
+};
+use self::{
+    irq::{
+        Irqchip,
+        LocalApic,
+        Mode,
+        Pit, //
+    },
+    msr_filter::MsrFilter,
+    options::Options, //
 };
 use crate::host::{
     cpu,
@@ -166,6 +174,9 @@ pub(crate) struct Vm<B: Backend> {
     apic_bus_cycle: AtomicU64,
     /// KVM_X86_QUIRK_* that the VMM does without.
     disabled_quirks: AtomicU32,
+    pub(crate) options: Options,
+    #[pin]
+    pub(crate) msr_filter: MsrFilter,
     /// The guest's clock, and its time-stamp counters.
     #[pin]
     clock: pv::Clock,
@@ -196,6 +207,8 @@ impl<B: Backend> Vm<B> {
                 x2apic_api: AtomicU8::new(0),
                 apic_bus_cycle: AtomicU64::new(1),
                 disabled_quirks: AtomicU32::new(0),
+                options: Options::new(),
+                msr_filter <- MsrFilter::new(),
                 clock <- clock,
                 tsc_khz: AtomicU32::new(cpu::tsc_khz()),
                 _preempt: preempt::Enabled::new(),

@@ -13,7 +13,10 @@ use kernel::prelude::*;
 
 use super::{
     backend::Backend,
+    io::Pending,
     irq::IA32_TSC_DEADLINE,
+    msr_filter,
+    options::Switches,
     pv::msr as pv,
     run::Next,
     vcpu::{
@@ -23,7 +26,11 @@ use super::{
         RDX, //
     },
 };
-use crate::host::cpu;
+use crate::host::{
+    bindings,
+    cpu,
+    shared::UserExit, //
+};
 
 const IA32_TSC: u32 = 0x10;
 const IA32_PLATFORM_ID: u32 = 0x17;
@@ -34,7 +41,9 @@ const IA32_TSC_ADJUST: u32 = 0x3b;
 const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
 const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 const FSB_FREQ: u32 = 0xcd;
+const X2APIC_FIRST: u32 = 0x800;
 const X2APIC_ICR: u32 = 0x830;
+const X2APIC_LAST: u32 = 0x8ff;
 const PLATFORM_INFO: u32 = 0xce;
 const IA32_MTRRCAP: u32 = 0xfe;
 const BBL_CR_CTL3: u32 = 0x11e;
@@ -44,6 +53,7 @@ const IA32_SYSENTER_ESP: u32 = 0x175;
 const IA32_SYSENTER_EIP: u32 = 0x176;
 const IA32_PERF_STATUS: u32 = 0x198;
 const IA32_MISC_ENABLE: u32 = 0x1a0;
+const IA32_POWER_CTL: u32 = 0x1fc;
 const IA32_MTRR_PHYSBASE0: u32 = 0x200;
 const IA32_MTRR_LAST_VARIABLE: u32 = 0x20f;
 const IA32_MTRR_FIX64K: u32 = 0x250;
@@ -82,6 +92,7 @@ pub(crate) const SAVED_MSRS: &[u32] = &[
     IA32_MCG_EXT_CTL,
     PLATFORM_INFO,
     MISC_FEATURES_ENABLES,
+    IA32_POWER_CTL,
     IA32_BIOS_SIGN_ID,
     pv::MSR_KVM_WALL_CLOCK,
     pv::MSR_KVM_SYSTEM_TIME,
@@ -119,6 +130,7 @@ pub(crate) struct Msrs {
     feature_control: u64,
     bios_sign_id: u64,
     platform_info: u64,
+    power_ctl: u64,
     misc_features: u64,
     pub(crate) machine_checks: KBox<MachineChecks>,
     mtrr_variable: [u64; 16],
@@ -141,6 +153,7 @@ impl Msrs {
             feature_control: 0,
             bios_sign_id: BIOS_SIGN_ID,
             platform_info: PLATFORM_INFO_CPUID_FAULT,
+            power_ctl: 0,
             misc_features: 0,
             machine_checks: KBox::new(MachineChecks::new(), GFP_KERNEL_ACCOUNT)?,
             mtrr_variable: [0; 16],
@@ -194,12 +207,14 @@ impl<B: Backend> Loaded<'_, B> {
     /// RDMSR of what needs no more than a look: without leaving the inner loop.
     #[inline]
     pub(crate) fn read_msr_fast(&mut self) -> bool {
+        if self.vm.msr_filter.is_set() {
+            return false;
+        }
         let msrs = &self.state.msrs;
         let value = match self.state.regs[RCX] as u32 {
             IA32_APIC_BASE => self.apic_base(),
             IA32_MISC_ENABLE => msrs.misc_enable,
             IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
-            PLATFORM_INFO => msrs.platform_info,
             IA32_TSC_ADJUST => msrs.tsc_adjust,
             IA32_FEATURE_CONTROL => msrs.feature_control,
             IA32_MTRRCAP => MTRRCAP,
@@ -221,11 +236,16 @@ impl<B: Backend> Loaded<'_, B> {
     /// RDMSR.
     pub(crate) fn emulate_rdmsr(&mut self) -> Result<Next> {
         let index = self.state.regs[RCX] as u32;
-        match self.read_msr(index, MsrAccess::Guest) {
-            Some(value) => self.finish_rdmsr(value),
-            None => self.queue_gp(),
+        if !self.vm.msr_filter.allows(index, msr_filter::READ) {
+            return Ok(self.refuse_msr(index, None, Refusal::Filtered));
         }
-        Ok(Next::Guest)
+        match self.read_msr(index, MsrAccess::Guest) {
+            Some(value) => {
+                self.finish_rdmsr(value);
+                Ok(Next::Guest)
+            }
+            None => Ok(self.refuse_msr(index, None, Refusal::Failed)),
+        }
     }
 
     /// The index and the value of WRMSR.
@@ -238,12 +258,59 @@ impl<B: Backend> Loaded<'_, B> {
     /// WRMSR.
     pub(crate) fn emulate_wrmsr(&mut self) -> Result<Next> {
         let (index, value) = self.wrmsr_operands();
-        if self.write_msr(index, value, MsrAccess::Guest).is_ok() {
-            B::skip_instruction(self);
-        } else {
-            self.queue_gp();
+        if !self.vm.msr_filter.allows(index, msr_filter::WRITE) {
+            return Ok(self.refuse_msr(index, Some(value), Refusal::Filtered));
         }
+        if self.write_msr(index, value, MsrAccess::Guest).is_err() {
+            return Ok(self.refuse_msr(index, Some(value), Refusal::Failed));
+        }
+        B::skip_instruction(self);
         Ok(Next::Guest)
+    }
+
+    /// RDMSR or WRMSR (of `value`) that is not served here: the VMM's, if it wants to hear of those
+    /// (api.rst, 7.22 KVM_CAP_X86_USER_SPACE_MSR), or else #GP.
+    #[cold]
+    fn refuse_msr(&mut self, index: u32, value: Option<u64>, why: Refusal) -> Next {
+        let reason = match why {
+            Refusal::Filtered => bindings::KVM_MSR_EXIT_REASON_FILTER,
+            Refusal::Failed if is_known(index, value.is_some()) => {
+                bindings::KVM_MSR_EXIT_REASON_INVAL
+            }
+            Refusal::Failed => bindings::KVM_MSR_EXIT_REASON_UNKNOWN,
+        };
+        if self.vm.options.user_space_msr() & reason == 0 {
+            self.queue_gp();
+            return Next::Guest;
+        }
+        self.state.pending = match value {
+            Some(_) => Pending::MsrWrite,
+            None => Pending::MsrRead,
+        };
+        self.leave(&UserExit::Msr {
+            is_write: value.is_some(),
+            reason,
+            index,
+            data: value.unwrap_or(0),
+        })
+    }
+
+    /// The VMM has answered RDMSR.
+    pub(crate) fn complete_rdmsr(&mut self) -> Next {
+        match self.vcpu.run.msr_answer() {
+            Some(value) => self.finish_rdmsr(value),
+            None => self.queue_gp(),
+        }
+        Next::Guest
+    }
+
+    /// The VMM has answered WRMSR.
+    pub(crate) fn complete_wrmsr(&mut self) -> Next {
+        match self.vcpu.run.msr_answer() {
+            Some(_) => B::skip_instruction(self),
+            None => self.queue_gp(),
+        }
+        Next::Guest
     }
 
     /// WRMSR without leaving the inner loop. Returns whether it was served.
@@ -293,7 +360,13 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_MISC_ENABLE => msrs.misc_enable,
             IA32_FEATURE_CONTROL => msrs.feature_control,
             IA32_BIOS_SIGN_ID => msrs.bios_sign_id,
+            PLATFORM_INFO
+                if by == MsrAccess::Guest && self.vm.options.has(Switches::HIDES_PLATFORM_INFO) =>
+            {
+                return None;
+            }
             PLATFORM_INFO => msrs.platform_info,
+            IA32_POWER_CTL => msrs.power_ctl,
             MISC_FEATURES_ENABLES => msrs.misc_features,
             IA32_MTRRCAP => MTRRCAP,
             // A ratio of 10 between processor and bus, as real ones report somewhere.
@@ -392,6 +465,7 @@ impl<B: Backend> Loaded<'_, B> {
                     .write(index, value, by == MsrAccess::Vmm, lmce)
                     .map_err(|_| EINVAL)?;
             }
+            IA32_POWER_CTL => self.state.msrs.power_ctl = value,
             _ => return self.write_pv_msr(index, value, by),
         }
         Ok(())
@@ -424,6 +498,46 @@ impl<B: Backend> Loaded<'_, B> {
         let cpuid = &self.state.cpuid;
         cpuid.words(0x8000_0001, 0)[3] & 1 << 27 != 0 || cpuid.words(7, 0)[2] & 1 << 22 != 0
     }
+}
+
+/// Why an access to an MSR is not served here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The VMM does not want it served.
+    Filtered,
+    /// There is no such MSR, or not for this guest, or the value breaks its rules.
+    Failed,
+}
+
+/// Whether there is such an MSR, for some guests and some values.
+fn is_known(index: u32, is_write: bool) -> bool {
+    let constant = matches!(
+        index,
+        IA32_MTRRCAP
+            | IA32_PERF_STATUS
+            | FSB_FREQ
+            | EBL_CR_POWERON
+            | BBL_CR_CTL3
+            | IA32_PLATFORM_ID
+    );
+    SAVED_MSRS.contains(&index)
+        || MachineChecks::is_msr(index)
+        || matches!(
+            index,
+            IA32_APIC_BASE
+                | IA32_EFER
+                | IA32_FS_BASE
+                | IA32_GS_BASE
+                | IA32_BIOS_UPDT_TRIG
+                | IA32_TSC_DEADLINE
+                | X2APIC_FIRST..=X2APIC_LAST
+                | IA32_MTRR_PHYSBASE0..=IA32_MTRR_LAST_VARIABLE
+                | IA32_MTRR_FIX64K
+                | IA32_MTRR_FIX16K..=0x259
+                | IA32_MTRR_FIX4K..=0x26f
+                | IA32_MTRR_DEF_TYPE
+        )
+        || (constant && !is_write)
 }
 
 /// Whether an address is canonical for four-level paging.

@@ -177,14 +177,16 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// One round of the outer loop.
     fn round(&mut self) -> Result<Next> {
+        if self.state.events.triple_fault {
+            return Ok(self.shut_down());
+        }
         self.offer_pv_eoi();
         self.sync_to_vapic();
         let exit = self.enter_guest();
         self.sync_from_vapic();
         self.withdraw_pv_eoi();
         if self.state.events.triple_fault {
-            self.state.events.triple_fault = false;
-            return Ok(self.leave(&UserExit::Shutdown));
+            return Ok(self.shut_down());
         }
         match exit {
             Some(exit) => {
@@ -193,6 +195,13 @@ impl<B: Backend> Loaded<'_, B> {
             }
             None => Ok(Next::Guest),
         }
+    }
+
+    /// A triple fault that came up here.
+    #[cold]
+    fn shut_down(&mut self) -> Next {
+        self.state.events.triple_fault = false;
+        self.leave(&UserExit::Shutdown)
     }
 
     /// What an access to the local APIC left to do.

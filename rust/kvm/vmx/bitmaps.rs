@@ -6,7 +6,10 @@ use core::sync::atomic::Ordering;
 
 use kernel::prelude::*;
 
-use crate::host::page::HardwarePage;
+use crate::{
+    host::page::HardwarePage,
+    vm::msr_filter, //
+};
 
 /// MSRs that a guest reads and writes without an exit: an entry loads them and an exit saves them,
 /// or they are switched with the thread.
@@ -82,15 +85,22 @@ impl Bitmaps {
             msr: all_exit()?,
             msr_x2apic: all_exit()?,
         };
-        for page in [&bitmaps.msr, &bitmaps.msr_x2apic] {
-            for msr in PASSED_THROUGH {
-                pass(page, msr, READ);
-                pass(page, msr, WRITE);
-            }
-            pass(page, IA32_TSC, READ);
-        }
+        bitmaps.filter_msrs(|_, _| true);
         bitmaps.pass_x2apic(apicv);
         Ok(bitmaps)
+    }
+
+    /// Lets accesses through that the processor can serve, as far as `allows` allows them. The
+    /// registers of an x2APIC are not filtered.
+    pub(super) fn filter_msrs(&self, allows: impl Fn(u32, u32) -> bool) {
+        for page in [&self.msr, &self.msr_x2apic] {
+            for msr in PASSED_THROUGH {
+                set_passed(page, msr, READ, allows(msr, msr_filter::READ));
+                set_passed(page, msr, WRITE, allows(msr, msr_filter::WRITE));
+            }
+            let reads_tsc = allows(IA32_TSC, msr_filter::READ);
+            set_passed(page, IA32_TSC, READ, reads_tsc);
+        }
     }
 
     /// Lets x2APIC accesses through that the processor serves from the virtual-APIC page
@@ -114,8 +124,17 @@ impl Bitmaps {
 
 /// Clears an MSR's bit in the quarters for reads or for writes.
 fn pass(page: &HardwarePage, msr: u32, quarter: usize) {
+    set_passed(page, msr, quarter, true);
+}
+
+/// Clears or sets an MSR's bit in the quarters for reads or for writes.
+fn set_passed(page: &HardwarePage, msr: u32, quarter: usize, passed: bool) {
     let high = usize::from(msr >= 0xc000_0000);
     let bit = (msr & 0x1fff) as usize;
-    let word = (quarter + high) * QUARTER + bit / 64;
-    page.words()[word].fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+    let word = &page.words()[(quarter + high) * QUARTER + bit / 64];
+    if passed {
+        word.fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+    } else {
+        word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
+    }
 }

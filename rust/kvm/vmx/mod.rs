@@ -475,6 +475,10 @@ impl Backend for Vmx {
         guest_state::set_msr(&cx.vcpu.resident, index, value)
     }
 
+    fn filter_msrs(machine: &Bitmaps, allows: impl Fn(u32, u32) -> bool) {
+        machine.filter_msrs(allows);
+    }
+
     fn set_exception_exits(cx: &mut Loaded<'_, Self>, bitmap: u32) {
         cx.vcpu.resident.write(field::EXCEPTION_BITMAP, bitmap);
     }

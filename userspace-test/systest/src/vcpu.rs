@@ -45,6 +45,10 @@ pub enum Exit {
     IoapicEoi { vector: u8 },
     /// An access to the task priority that was asked to be told of.
     TprAccess { rip: u64, is_write: bool },
+    /// RDMSR that the VMM answers with [`Vcpu::answer_msr`].
+    Rdmsr { index: u32, reason: u32 },
+    /// WRMSR that the VMM answers with [`Vcpu::answer_msr`].
+    Wrmsr { index: u32, reason: u32, data: u64 },
     /// Any other reason.
     Other(u32),
 }
@@ -147,6 +151,15 @@ impl Vcpu {
                 rip: self.run.read(at(0)),
                 is_write: self.run.read::<u32>(at(8)) != 0,
             },
+            KVM_EXIT_X86_RDMSR => Exit::Rdmsr {
+                index: self.run.read(at(12)),
+                reason: self.run.read(at(8)),
+            },
+            KVM_EXIT_X86_WRMSR => Exit::Wrmsr {
+                index: self.run.read(at(12)),
+                reason: self.run.read(at(8)),
+                data: self.run.read(at(16)),
+            },
             other => Exit::Other(other),
         }
     }
@@ -164,6 +177,12 @@ impl Vcpu {
     /// Gives the data for a load.
     pub fn answer_mmio(&self, data: &[u8]) {
         self.run.write_bytes(EXIT + 8, data);
+    }
+
+    /// Gives the value for RDMSR, or lets WRMSR pass; `None` stands for #GP.
+    pub fn answer_msr(&self, value: Option<u64>) {
+        self.run.write(EXIT, u8::from(value.is_none()));
+        self.run.write(EXIT + 16, value.unwrap_or(0));
     }
 
     /// Makes KVM_RUN return as soon as it can, or not.

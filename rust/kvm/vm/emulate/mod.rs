@@ -44,6 +44,7 @@ use super::{
     backend::Backend,
     io::Pending,
     memory::GuestAccess,
+    options::Switches,
     run::{
         Next,
         INTERNAL_ERROR_EMULATION, //
@@ -236,9 +237,11 @@ impl<B: Backend> Loaded<'_, B> {
     /// #UD alone where that is a guest's user program, which is not to stop the machine.
     pub(crate) fn emulation_failure(&mut self) -> Next {
         self.count(stat::INSN_EMULATION_FAIL);
-        self.queue_ud();
-        if B::cpl(self) != 0 {
-            return Next::Guest;
+        if !self.vm.options.has(Switches::EXIT_ON_EMULATION_FAILURE) {
+            self.queue_ud();
+            if B::cpl(self) != 0 {
+                return Next::Guest;
+            }
         }
         let mut bytes = [0; emulator::MAX_LENGTH];
         let memory = self.vm.memory.access();

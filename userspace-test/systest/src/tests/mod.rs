@@ -33,6 +33,7 @@ mod mce;
 mod mmio;
 mod modes;
 mod module;
+mod msr_filter;
 mod msrs;
 mod page_kinds;
 mod paging;
@@ -100,6 +101,7 @@ pub fn all() -> Vec<Test> {
         features::TESTS,
         msrs::TESTS,
         mce::TESTS,
+        msr_filter::TESTS,
         fpu::TESTS,
         host::TESTS,
         signals::TESTS,
