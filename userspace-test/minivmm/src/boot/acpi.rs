@@ -13,7 +13,7 @@ use vm_memory::{Address, GuestAddress, GuestMemoryMmap};
 
 use super::{layout, write, Error};
 use crate::devices::virtio::mmio;
-use crate::devices::{cmos, power, reset, serial};
+use crate::devices::{cmos, pci, power, reset, serial};
 use table::{Fields, Table};
 
 /// Bytes of the RSDP, and of its part that version 1 had.
@@ -60,6 +60,8 @@ pub struct Hardware {
     pub cpus: u8,
     /// Virtio devices on MMIO.
     pub virtio_mmio: usize,
+    /// Whether there is a PCI bus.
+    pub pci: bool,
 }
 
 /// Writes the tables for a machine of this `hardware` and returns where the first one, the RSDP,
@@ -230,9 +232,42 @@ fn dsdt(hardware: Hardware) -> Table {
     let mut dsdt = Table::new(b"DSDT", 2);
     let mut devices = vec![serial, clock];
     devices.extend((0..hardware.virtio_mmio).map(virtio_mmio));
+    devices.extend(hardware.pci.then(pci_bus));
     dsdt.push(&aml::system_bus(&devices));
     dsdt.push(&aml::name(*b"_S5_", &s5));
     dsdt
+}
+
+/// The PCI bus: what it has to give out, and which input of the IOAPIC the line of each slot is.
+fn pci_bus() -> Vec<u8> {
+    const WHOLE_SLOT: u32 = 0xffff;
+    let window = [pci::WINDOW, pci::WINDOW_LENGTH].map(low32);
+    let lines: Vec<_> = (1..pci::SLOTS)
+        .map(|slot| {
+            aml::package(&[
+                aml::dword((slot as u32) << 16 | WHOLE_SLOT),
+                aml::byte(0),
+                aml::byte(0),
+                aml::byte(pci::gsi(slot)),
+            ])
+        })
+        .collect();
+    aml::device(
+        *b"PCI0",
+        &[
+            aml::name(*b"_HID", &aml::eisa_id("PNP0A03")),
+            aml::name(*b"_UID", &aml::byte(0)),
+            aml::name(
+                *b"_CRS",
+                &aml::resources(&[
+                    aml::first_bus(),
+                    aml::io_ports(pci::ADDRESS, 8),
+                    aml::memory_window(window[0], window[1]),
+                ]),
+            ),
+            aml::name(*b"_PRT", &aml::package(&lines)),
+        ],
+    )
 }
 
 /// A virtio device on MMIO, by the ID that the kernel's driver for them knows.

@@ -57,7 +57,7 @@ pub fn load(
         .transpose()?;
 
     let limit = usize::try_from(kernel.header.cmdline_size).unwrap_or(usize::MAX);
-    let cmdline = params::cmdline(source.cmdline, limit)?;
+    let cmdline = params::cmdline(hardware.pci, source.cmdline, limit)?;
     write(memory, "the kernel parameters", layout::CMDLINE, &cmdline)?;
     let rsdp = acpi::write_tables(memory, hardware)?;
     let map = MemoryMap::of(ram);

@@ -10,23 +10,28 @@ use super::layout::{self, Range};
 use super::memory_map::MemoryMap;
 use super::Error;
 
-/// Parameters that describe this machine: no PCI, a TSC to be trusted, a reset through the keyboard
+/// Parameters that describe every machine: a TSC to be trusted, a reset through the keyboard
 /// controller, and port 0x80 not there to wait on. After a panic the guest resets too, and asks for
 /// a warm start to tell it from a reboot ([`super::linux::has_panicked`]).
-const MACHINE: &str =
-    "console=ttyS0 pci=off tsc=reliable io_delay=none reboot=k,panic_warm panic=-1";
+const MACHINE: &str = "console=ttyS0 tsc=reliable io_delay=none reboot=k,panic_warm panic=-1";
+
+/// A machine without a PCI bus.
+const NO_PCI: &str = " pci=off";
 
 /// `type_of_loader`: one without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
 
-/// The whole parameter line: those of the machine, then the user's, with a NUL at the end. Linux
+/// The whole parameter line: those of the machine, with or without a PCI bus, then the user's, with a NUL at the end. Linux
 /// lets a later parameter win over an earlier one.
 ///
 /// # Errors
 ///
 /// [`Error::CmdlineTooLong`] if it is longer than `limit` bytes without its NUL.
-pub fn cmdline(user: Option<&str>, limit: usize) -> Result<Vec<u8>, Error> {
+pub fn cmdline(pci: bool, user: Option<&str>, limit: usize) -> Result<Vec<u8>, Error> {
     let mut line = String::from(MACHINE);
+    if !pci {
+        line.push_str(NO_PCI);
+    }
     if let Some(user) = user.map(str::trim).filter(|user| !user.is_empty()) {
         line.push(' ');
         line.push_str(user);
@@ -90,13 +95,14 @@ mod tests {
 
     #[test]
     fn the_parameters_of_the_user_come_last() {
-        let line = String::from_utf8(cmdline(Some(" quiet "), 2048).expect("short")).expect("text");
+        let line =
+            String::from_utf8(cmdline(false, Some(" quiet "), 2048).expect("short")).expect("text");
         assert!(
             line.starts_with("console=ttyS0 ") && line.ends_with(" quiet\0"),
             "{line:?}"
         );
-        let bare = cmdline(None, 2048).expect("short");
-        assert_eq!(cmdline(Some("  "), 2048).expect("short"), bare);
+        let bare = cmdline(false, None, 2048).expect("short");
+        assert_eq!(cmdline(false, Some("  "), 2048).expect("short"), bare);
     }
 
     #[test]
@@ -108,9 +114,9 @@ mod tests {
     #[test]
     fn too_long_a_line_is_refused_at_the_kernels_limit() {
         let room = 255 - MACHINE.len() - 1;
-        assert!(cmdline(Some(&"x".repeat(room)), 255).is_ok());
+        assert!(cmdline(false, Some(&"x".repeat(room)), 255).is_ok());
         assert!(matches!(
-            cmdline(Some(&"x".repeat(room + 1)), 255),
+            cmdline(false, Some(&"x".repeat(room + 1)), 255),
             Err(Error::CmdlineTooLong {
                 length: 256,
                 limit: 255

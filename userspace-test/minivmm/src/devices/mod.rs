@@ -4,6 +4,7 @@
 
 pub mod cmos;
 pub mod irqchip;
+pub mod pci;
 pub mod power;
 pub mod reset;
 pub mod serial;
@@ -16,6 +17,7 @@ use arch::pit::{self, Pit};
 
 use cmos::Cmos;
 use irqchip::Irqchip;
+use pci::PciBus;
 use power::Pm1;
 pub use reset::Reset;
 use serial::Com1;
@@ -45,6 +47,9 @@ pub struct Board {
     com1: Com1,
     pm1: Pm1,
     virtio: Option<MmioBus>,
+    pci: Option<PciBus>,
+    /// The interrupt lines of the PCI bus that are high.
+    pci_lines: u8,
     power_on: Instant,
     /// When channel 0 of the timer interrupts next, in nanoseconds since `power_on`.
     tick: Option<u64>,
@@ -61,6 +66,8 @@ impl Board {
             com1: Com1::new(),
             pm1: Pm1::default(),
             virtio: None,
+            pci: None,
+            pci_lines: 0,
             power_on: Instant::now(),
             tick: None,
             request: None,
@@ -72,9 +79,19 @@ impl Board {
         self.virtio = Some(bus);
     }
 
+    /// Puts a PCI bus on the board.
+    pub fn add_pci(&mut self, bus: PciBus) {
+        self.pci = Some(bus);
+    }
+
     /// IN: fills `data` from `port`, with one or more accesses of `width` bytes each.
     pub fn read(&mut self, port: u16, width: usize, data: &mut [u8]) {
         for access in data.chunks_mut(width.max(1)) {
+            if let Some(bus) = self.pci.as_mut().filter(|_| is_pci(port, width)) {
+                bus.read_port(port, access);
+                self.move_pci_lines();
+                continue;
+            }
             for (port, byte) in bytes_of(port, access.len()).zip(access) {
                 *byte = port.map_or(FLOATING, |port| self.read_byte(port));
             }
@@ -85,6 +102,11 @@ impl Board {
     /// OUT: sends `data` to `port`, with one or more accesses of `width` bytes each.
     pub fn write(&mut self, port: u16, width: usize, data: &[u8]) {
         for access in data.chunks(width.max(1)) {
+            if let Some(bus) = self.pci.as_mut().filter(|_| is_pci(port, width)) {
+                bus.write_port(port, access);
+                self.move_pci_lines();
+                continue;
+            }
             for (port, byte) in bytes_of(port, access.len()).zip(access) {
                 if let Some(port) = port {
                     self.write_byte(port, *byte);
@@ -97,6 +119,11 @@ impl Board {
     /// A load by CPU `cpu` from an address without memory.
     pub fn load(&mut self, cpu: usize, address: u64, data: &mut [u8]) {
         let now = self.now();
+        let pci = self.pci.as_mut();
+        if pci.is_some_and(|bus| bus.read(address, data)) {
+            self.move_pci_lines();
+            return;
+        }
         let virtio = self.virtio.as_ref();
         if !virtio.is_some_and(|bus| bus.read(address, data))
             && !self.irqchip.read(cpu, address, data, now)
@@ -108,6 +135,11 @@ impl Board {
     /// A store by CPU `cpu` to an address without memory.
     pub fn store(&mut self, cpu: usize, address: u64, data: &[u8]) {
         let now = self.now();
+        let pci = self.pci.as_mut();
+        if pci.is_some_and(|bus| bus.write(address, data)) {
+            self.move_pci_lines();
+            return;
+        }
         let virtio = self.virtio.as_mut();
         if !virtio.is_some_and(|bus| bus.write(address, data)) {
             self.irqchip.write(cpu, address, data, now);
@@ -120,6 +152,18 @@ impl Board {
             for gsi in bus.take_edges() {
                 self.irqchip.pulse(gsi);
             }
+        }
+        self.move_pci_lines();
+    }
+
+    /// Carries the levels of the PCI bus's interrupt lines to the interrupt controllers.
+    fn move_pci_lines(&mut self) {
+        let wanted = self.pci.as_ref().map_or(0, PciBus::wanted_lines);
+        let changed = wanted ^ self.pci_lines;
+        self.pci_lines = wanted;
+        for line in (0..pci::GSIS).filter(|line| changed & 1 << line != 0) {
+            self.irqchip
+                .set_line(pci::FIRST_GSI + line, wanted & 1 << line != 0);
         }
     }
 
@@ -250,6 +294,12 @@ impl Board {
     fn now(&self) -> u64 {
         u64::try_from(self.power_on.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Whether an access is the PCI bus's: its address register is 32 bits wide, and among its bytes is
+/// another register's.
+fn is_pci(port: u16, width: usize) -> bool {
+    pci::PORTS.contains(&port) && (port >= pci::DATA || port == pci::ADDRESS && width == 4)
 }
 
 /// The ports of the bytes of one access. Every device here is eight bits wide, and the bus breaks

@@ -92,10 +92,7 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
         .map(state_of)
         .collect::<Result<Vec<_>, _>>()?;
     let devices = virtio::devices(machine)?;
-    let hardware = acpi::Hardware {
-        cpus: machine.cpus,
-        virtio_mmio: devices.len(),
-    };
+    let hardware = virtio::hardware(machine, &devices);
     load(&vm, &machine.guest, hardware, &resets[0])?;
 
     // Before any other thread starts, so that none gets the signals.
@@ -193,7 +190,7 @@ fn drive(
         .map_err(system("handle SIGRTMIN"))?;
     let lines = Lines::new().map_err(Error::Virtio)?;
     let mut board = Board::new(irqchip);
-    virtio::attach(devices, vm, machine.irqchip, &lines, &mut board).map_err(Error::Virtio)?;
+    virtio::attach(devices, vm, machine, &lines, &mut board).map_err(Error::Virtio)?;
     let shared =
         Shared::new(board, lines, kicks, console).map_err(system("make the machine's timer"))?;
 

@@ -6,10 +6,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::vm::Vm;
-use crate::description::{Description, IrqchipMode};
-use crate::devices::virtio::backend::KvmBackend;
+use crate::boot::acpi;
+use crate::description::{Description, IrqchipMode, Transport};
+use crate::devices::irqchip::FIRST_MESSAGE;
+use crate::devices::pci::{self, Function, PciBus};
+use crate::devices::virtio::backend::{Backend, KvmBackend};
 use crate::devices::virtio::block::{self, Image};
-use crate::devices::virtio::{Block, Lineage, Lines, MmioBus, Rng, VirtioDevice};
+use crate::devices::virtio::pci::{vectors_of, Interrupts};
+use crate::devices::virtio::{Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci};
 use crate::devices::Board;
 
 /// The devices, connected to nothing yet.
@@ -29,6 +33,16 @@ pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, bloc
     Ok(devices)
 }
 
+/// What the guest is told of its machine by ACPI.
+pub fn hardware(machine: &Description, devices: &[Box<dyn VirtioDevice>]) -> acpi::Hardware {
+    let pci = machine.virtio == Transport::Pci;
+    acpi::Hardware {
+        cpus: machine.cpus,
+        virtio_mmio: if pci { 0 } else { devices.len() },
+        pci: pci && !devices.is_empty(),
+    }
+}
+
 /// Puts `devices` on the `board` of `vm`. What they do to interrupt lines that are not KVM's they
 /// tell `lines`.
 ///
@@ -38,7 +52,7 @@ pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, bloc
 pub fn attach(
     devices: Vec<Box<dyn VirtioDevice>>,
     vm: &Vm,
-    irqchip: IrqchipMode,
+    machine: &Description,
     lines: &Lines,
     board: &mut Board,
 ) -> io::Result<()> {
@@ -46,11 +60,41 @@ pub fn attach(
         return Ok(());
     }
     let memory = Arc::new(vm.memory.clone());
-    let backend = KvmBackend(Arc::clone(&vm.vm));
-    let lineage = match irqchip {
-        IrqchipMode::Kernel => Lineage::Kvm,
-        IrqchipMode::Split | IrqchipMode::User => Lineage::Board(lines.clone()),
+    let backend = KvmBackend {
+        vm: Arc::clone(&vm.vm),
+        routes: board.irqchip().routes().cloned(),
     };
-    board.add_virtio(MmioBus::new(devices, &memory, &backend, &lineage)?);
+    match machine.virtio {
+        Transport::Mmio => {
+            let lineage = match machine.irqchip {
+                IrqchipMode::Kernel => Lineage::Kvm,
+                IrqchipMode::Split | IrqchipMode::User => Lineage::Board(lines.clone()),
+            };
+            board.add_virtio(MmioBus::new(devices, &memory, &backend, &lineage)?);
+        }
+        Transport::Pci => {
+            let mut functions = Vec::new();
+            let has_messages = backend.routes.is_some();
+            let backend: Arc<dyn Backend> = Arc::new(backend);
+            let mut gsi = FIRST_MESSAGE;
+            if devices.len() >= pci::SLOTS {
+                return Err(io::Error::other(format!(
+                    "there are {} slots on the PCI bus, and {} devices",
+                    pci::SLOTS - 1,
+                    devices.len()
+                )));
+            }
+            for (slot, device) in (1..).zip(devices) {
+                let interrupts = Interrupts {
+                    lines,
+                    first_gsi: has_messages.then_some(gsi),
+                };
+                gsi += u32::from(vectors_of(device.as_ref()));
+                let function = VirtioPci::new(device, slot, &memory, &backend, &interrupts)?;
+                functions.push(Box::new(function) as Box<dyn Function>);
+            }
+            board.add_pci(PciBus::new(functions));
+        }
+    }
     Ok(())
 }

@@ -20,6 +20,12 @@ const END_TAG_ITEM: u8 = 0x79;
 /// Large resource items: type, then bytes that follow in 16 bits.
 const MEMORY32_FIXED_ITEM: [u8; 3] = [0x86, 9, 0];
 const INTERRUPT_ITEM: [u8; 3] = [0x89, 6, 0];
+const DWORD_SPACE_ITEM: [u8; 3] = [0x87, 0x17, 0];
+const WORD_SPACE_ITEM: [u8; 3] = [0x88, 0x0d, 0];
+/// Of an address space: what it is of, and that its ends are where they are.
+const SPACE_OF_MEMORY: u8 = 0;
+const SPACE_OF_BUSES: u8 = 2;
+const ENDS_FIXED: u8 = 0b1100;
 /// Of memory: it can be written.
 const WRITABLE: u8 = 1;
 /// Of an interrupt: the device takes it from the bus; edge-triggered.
@@ -31,6 +37,11 @@ const DECODE_16: u8 = 1;
 /// An integer of 8 bits.
 pub fn byte(value: u8) -> Vec<u8> {
     vec![BYTE_PREFIX, value]
+}
+
+/// An integer of 32 bits.
+pub fn dword(value: u32) -> Vec<u8> {
+    [&[DWORD_PREFIX], &value.to_le_bytes()[..]].concat()
 }
 
 /// A string of ASCII characters.
@@ -101,6 +112,26 @@ pub fn irq(line: u8) -> Vec<u8> {
 pub fn memory(first: u32, length: u32) -> Vec<u8> {
     let [first, length] = [first, length].map(u32::to_le_bytes);
     [&MEMORY32_FIXED_ITEM, &[WRITABLE][..], &first, &length].concat()
+}
+
+/// A resource: `length` bytes of device memory from `first` on, for a bus to give out.
+pub fn memory_window(first: u32, length: u32) -> Vec<u8> {
+    let mut item = DWORD_SPACE_ITEM.to_vec();
+    item.extend([SPACE_OF_MEMORY, ENDS_FIXED, WRITABLE]);
+    for field in [0, first, first + (length - 1), 0, length] {
+        item.extend(field.to_le_bytes());
+    }
+    item
+}
+
+/// A resource: bus 0.
+pub fn first_bus() -> Vec<u8> {
+    let mut item = WORD_SPACE_ITEM.to_vec();
+    item.extend([SPACE_OF_BUSES, ENDS_FIXED, 0]);
+    for field in [0u16, 0, 0, 0, 1] {
+        item.extend(field.to_le_bytes());
+    }
+    item
 }
 
 /// A resource: an input of the IOAPIC, edge-triggered and active-high.

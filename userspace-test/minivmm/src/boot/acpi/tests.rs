@@ -13,6 +13,7 @@ impl Guest {
         let hardware = Hardware {
             cpus,
             virtio_mmio: mmio::LIMIT,
+            pci: true,
         };
         Self(Tables::at(layout::ACPI, hardware).bytes)
     }

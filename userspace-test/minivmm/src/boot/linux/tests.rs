@@ -99,6 +99,7 @@ fn boot_by(
     let hardware = acpi::Hardware {
         cpus: 2,
         virtio_mmio: 0,
+        pci: false,
     };
     let state = load(&memory, &ram, &source, hardware, kvm_sregs::default())?;
     Ok((memory, state))

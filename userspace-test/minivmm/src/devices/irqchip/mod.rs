@@ -13,6 +13,7 @@
 mod isa;
 mod kernel;
 mod local;
+mod routes;
 mod split;
 mod user;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use kvm_ioctls::VmFd;
 
 pub use local::Event;
+pub use routes::{Routes, FIRST_MESSAGE};
 
 use crate::description::IrqchipMode;
 use kernel::Kernel;
@@ -34,7 +36,7 @@ pub enum Irqchip {
     /// Local APICs in KVM.
     Split(Split),
     /// None in KVM.
-    User(User),
+    User(Box<User>),
 }
 
 impl Irqchip {
@@ -49,7 +51,7 @@ impl Irqchip {
 
     /// Controllers that need no KVM, for `cpus` CPUs.
     pub fn user(cpus: u8) -> Self {
-        Self::User(User::new(cpus))
+        Self::User(Box::new(User::new(cpus)))
     }
 
     /// Whether the interval timer is in KVM too.
@@ -63,6 +65,24 @@ impl Irqchip {
             Self::Kernel(kernel) => kernel.pulse(irq),
             Self::Split(split) => split.pulse(irq),
             Self::User(user) => user.pulse(irq),
+        }
+    }
+
+    /// The level of a line that is the IOAPIC's alone: one after the ISA lines.
+    pub fn set_line(&mut self, line: u8, level: bool) {
+        match self {
+            Self::Kernel(kernel) => kernel.set_line(line, level),
+            Self::Split(split) => split.set_line(line, level),
+            Self::User(user) => user.set_line(line, level),
+        }
+    }
+
+    /// KVM's table of routes, if it has local APICs for them to lead to.
+    pub fn routes(&self) -> Option<&Arc<Routes>> {
+        match self {
+            Self::Kernel(kernel) => Some(kernel.routes()),
+            Self::Split(split) => Some(split.routes()),
+            Self::User(_) => None,
         }
     }
 

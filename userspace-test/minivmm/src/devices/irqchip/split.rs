@@ -10,10 +10,11 @@ use std::sync::Arc;
 use arch::apic::{Destination, Message};
 use arch::ioapic::{Entry, Ioapic, Written, DEFAULT_BASE, LENGTH, PINS};
 use arch::pic::DualPic;
-use kvm_bindings::{kvm_irq_routing_entry, kvm_msi, KvmIrqRouting, KVM_IRQ_ROUTING_MSI};
+use kvm_bindings::{kvm_irq_routing_entry, kvm_msi};
 use kvm_ioctls::VmFd;
 
 use super::isa;
+use super::routes::{message_route, Routes};
 
 /// Address of every MSI, with the destination and its mode to be filled in (SDM vol. 3, 11.11.1).
 const MSI_ADDRESS: u32 = 0xfee0_0000;
@@ -27,6 +28,7 @@ const MSI_LEVEL: u32 = 1 << 15;
 /// PICs and IOAPIC of a machine whose local APICs are in KVM.
 pub struct Split {
     vm: Arc<VmFd>,
+    routes: Arc<Routes>,
     pic: DualPic,
     ioapic: Ioapic,
 }
@@ -35,10 +37,16 @@ impl Split {
     /// The controllers of `vm`, which has had KVM_CAP_SPLIT_IRQCHIP enabled with 24 pins.
     pub fn new(vm: Arc<VmFd>) -> Self {
         Self {
+            routes: Arc::new(Routes::empty(Arc::clone(&vm))),
             vm,
             pic: DualPic::new(),
             ioapic: Ioapic::new(),
         }
+    }
+
+    /// KVM's table of routes.
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.routes
     }
 
     /// The PICs.
@@ -48,8 +56,16 @@ impl Split {
 
     /// An edge on an ISA interrupt line.
     pub fn pulse(&mut self, irq: u8) {
-        let Self { vm, pic, ioapic } = self;
+        let Self {
+            vm, pic, ioapic, ..
+        } = self;
         isa::pulse(pic, ioapic, irq, |message| signal(vm, message));
+    }
+
+    /// The level of a line that only the IOAPIC has.
+    pub fn set_line(&mut self, pin: u8, level: bool) {
+        let Self { vm, ioapic, .. } = self;
+        ioapic.set_line(pin, level, false, |message| signal(vm, message));
     }
 
     /// Whether the PICs have an interrupt for CPU 0.
@@ -110,9 +126,8 @@ impl Split {
             .filter(|(_, entry)| entry.is_level())
             .map(|(pin, entry)| route(pin, entry))
             .collect();
-        let routing = KvmIrqRouting::from_entries(&entries).expect("no more routes than pins");
-        self.vm
-            .set_gsi_routing(&routing)
+        self.routes
+            .set_pins(entries)
             .expect("KVM has split controllers, so it has routes for them");
     }
 }
@@ -156,19 +171,13 @@ fn signal(vm: &VmFd, message: &Message) -> Option<u32> {
 
 fn route(pin: u8, entry: Entry) -> kvm_irq_routing_entry {
     let (address_lo, data) = msi_of(&entry.message());
-    let mut route = kvm_irq_routing_entry {
-        gsi: pin.into(),
-        type_: KVM_IRQ_ROUTING_MSI,
-        ..Default::default()
-    };
-    route.u.msi.address_lo = address_lo;
-    route.u.msi.data = data;
-    route
+    message_route(pin.into(), address_lo, data)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvm_bindings::KVM_IRQ_ROUTING_MSI;
 
     const LEVEL: u64 = 1 << 15;
     const LOGICAL: u64 = 1 << 11;

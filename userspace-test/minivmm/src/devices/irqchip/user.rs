@@ -43,6 +43,12 @@ impl User {
         isa::pulse(pic, ioapic, irq, |message| send(cpus, message, None));
     }
 
+    /// The level of a line that only the IOAPIC has.
+    pub fn set_line(&mut self, pin: u8, level: bool) {
+        let Self { ioapic, cpus, .. } = self;
+        ioapic.set_line(pin, level, false, |message| send(cpus, message, None));
+    }
+
     /// Whether CPU `cpu` has an interrupt to take, from its local APIC or the PICs.
     pub fn pending(&self, cpu: usize) -> bool {
         let local = &self.cpus[cpu];

@@ -129,6 +129,11 @@ impl Line {
         self.status.load(Ordering::SeqCst)
     }
 
+    /// The interrupt status, which is empty after this.
+    pub fn take_status(&self) -> u32 {
+        self.status.swap(0, Ordering::SeqCst)
+    }
+
     /// Takes bits out of the interrupt status.
     pub fn acknowledge(&self, bits: u32) {
         self.status.fetch_and(!bits, Ordering::SeqCst);

@@ -257,3 +257,6 @@ fn write_queue(queue: &mut QueueSetup, offset: u32, value: u32) {
     };
     QueueSetup::set_half(address, shift, value);
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ pub mod block;
 mod driver;
 mod interrupt;
 pub mod mmio;
+pub mod pci;
 mod queue;
 #[cfg(test)]
 mod rig;
@@ -34,6 +35,7 @@ use vm_memory::GuestMemoryMmap;
 pub use block::Block;
 pub use interrupt::{Interrupt, Line, Lines};
 pub use mmio::{Lineage, MmioBus};
+pub use pci::VirtioPci;
 pub use queue::{Chain, QueueError, WorkQueue};
 pub use rng::Rng;
 
