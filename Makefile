@@ -27,8 +27,8 @@ kbuild-debian := -C /kernel/debian CC=x86_64-linux-gnu-gcc-14 CONFIG_DEBUG_INFO_
 kbuild = $(in-root) make -s -j"$$(nproc)" $(kbuild-$(1)) M=$(CURDIR) MO=$(2) \
 	BITFLAGS=$(build)/crates/bitflags $(3) modules
 
-.PHONY: all help setup module module-lab module-debian user demo test test-qemu bench fmt \
-	fmt-check clippy doc load unload clean crates-in-root
+.PHONY: all help setup module module-lab module-debian user demo test test-qemu test-selftests \
+	bench fmt fmt-check clippy doc load unload clean crates-in-root
 
 help: ## this list
 	@scripts/lib/help $(MAKEFILE_LIST)
@@ -84,6 +84,10 @@ test: ## unit tests, then the system tests on our module and on the kernel's own
 
 test-qemu: module-lab ## Linux in Debian's QEMU on our module, its interrupt controllers in each place
 	@scripts/qemu
+
+test-selftests: module-lab ## the kernel's own KVM selftests on our module and on the kernel's own
+	@$(setup) selftests
+	@scripts/selftests
 
 bench: module-lab user ## what an exit costs on our module and on the kernel's own
 	@scripts/bench

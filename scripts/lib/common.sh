@@ -14,7 +14,7 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/minikvm
 # Kernel release that set-up asks for first; the newest 7.x takes its place where it is gone.
 KERNEL_RELEASE=7.3.4
 
-STEPS=(root source debian debian-tree lab guest-root)
+STEPS=(root source debian debian-tree lab guest-root selftests)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -30,6 +30,7 @@ step_needs() {
     debian-tree) echo root source debian ;;
     lab) echo root source ;;
     guest-root) echo root source debian ;;
+    selftests) echo root source ;;
     *) die "no such set-up step: $1" ;;
     esac
 }

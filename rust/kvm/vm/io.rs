@@ -324,6 +324,8 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn complete_string_in(&mut self, io: &IoExit, string: &StringIo, count: u64) -> Result<Next> {
         let size = io.size.bytes();
+        // The VMM may have changed RCX: there is no element beyond it.
+        let count = count.min(string.remaining(&self.string_registers(io)));
         for i in 0..count as usize {
             let mut element = [0; 4];
             self.vcpu.pio.read(i * size, &mut element[..size]);

@@ -137,7 +137,7 @@ use crate::host::{
 };
 
 /// vCPUs a VM can have (KVM_CAP_MAX_VCPUS), and the bound of their ids (KVM_CAP_MAX_VCPU_ID).
-pub(crate) const MAX_VCPUS: usize = 64;
+pub(crate) const MAX_VCPUS: usize = 1024;
 /// See [`MAX_VCPUS`].
 pub(crate) const MAX_VCPU_ID: u32 = 4096;
 
@@ -240,6 +240,9 @@ impl<B: Backend> Vm<B> {
             return Err(EEXIST);
         }
         vcpus.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        if let Some(irqchip) = self.irqchip() {
+            irqchip.make_room()?;
+        }
         let vcpu = Vcpu::new(self, id as u32)?;
         self.memory.runners.add(vcpu.runner.clone())?;
         vcpus.push(vcpu.clone(), GFP_KERNEL_ACCOUNT)?;

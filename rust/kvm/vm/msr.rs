@@ -37,6 +37,7 @@ const IA32_PLATFORM_ID: u32 = 0x17;
 const IA32_APIC_BASE: u32 = 0x1b;
 const EBL_CR_POWERON: u32 = 0x2a;
 const IA32_FEATURE_CONTROL: u32 = 0x3a;
+const SMI_COUNT: u32 = 0x34;
 const IA32_TSC_ADJUST: u32 = 0x3b;
 const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
 const IA32_BIOS_SIGN_ID: u32 = 0x8b;
@@ -61,6 +62,11 @@ const IA32_MTRR_FIX16K: u32 = 0x258;
 const IA32_MTRR_FIX4K: u32 = 0x268;
 const IA32_PAT: u32 = 0x277;
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+const RAPL_POWER_UNIT: u32 = 0x606;
+const PKG_ENERGY_STATUS: u32 = 0x611;
+const DRAM_ENERGY_STATUS: u32 = 0x619;
+const PP0_ENERGY_STATUS: u32 = 0x639;
+const PP1_ENERGY_STATUS: u32 = 0x641;
 const IA32_EFER: u32 = 0xc000_0080;
 const IA32_STAR: u32 = 0xc000_0081;
 const IA32_LSTAR: u32 = 0xc000_0082;
@@ -70,6 +76,8 @@ const IA32_FS_BASE: u32 = 0xc000_0100;
 const IA32_GS_BASE: u32 = 0xc000_0101;
 const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
 const IA32_TSC_AUX: u32 = 0xc000_0103;
+/// Of AMD's processors; kept here too, as by KVM.
+const K7_HWCR: u32 = 0xc001_0015;
 
 /// What a VMM has to save and restore (api.rst, 4.3 KVM_GET_MSR_INDEX_LIST).
 pub(crate) const SAVED_MSRS: &[u32] = &[
@@ -86,10 +94,13 @@ pub(crate) const SAVED_MSRS: &[u32] = &[
     IA32_TSC_AUX,
     IA32_FEATURE_CONTROL,
     IA32_TSC_ADJUST,
+    IA32_TSC_DEADLINE,
     IA32_MISC_ENABLE,
     IA32_MCG_STATUS,
     IA32_MCG_CTL,
     IA32_MCG_EXT_CTL,
+    SMI_COUNT,
+    K7_HWCR,
     PLATFORM_INFO,
     MISC_FEATURES_ENABLES,
     IA32_POWER_CTL,
@@ -117,8 +128,17 @@ const APIC_BASE_BSP: u64 = 1 << 8;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// 8 variable ranges, fixed ranges, write-combining.
 const MTRRCAP: u64 = 0x508;
-const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
+/// The performance can be monitored. A guest's writes do not change it.
+const MISC_ENABLE_EMON: u64 = 1 << 7;
+/// BTS and PEBS are unavailable.
+const MISC_ENABLE_NO_PMU: u64 = 1 << 11 | 1 << 12;
+/// McStatusWrEn and TscFreqSel.
+const HWCR_WRITABLE: u64 = 1 << 18 | 1 << 24;
+/// Controls of caches and of floating-point errors, which there is nothing here to do about.
+const HWCR_IGNORED: u64 = 1 << 3 | 1 << 6 | 1 << 8;
 const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
+/// What a VMM may set without any effect: VMX in SMX and outside, SGX and its launch control.
+const FEATURE_CONTROL_INERT: u64 = 1 << 1 | 1 << 2 | 1 << 17 | 1 << 18;
 /// Machine checks can be local to a processor.
 const FEATURE_CONTROL_LMCE: u64 = 1 << 20;
 
@@ -132,6 +152,8 @@ pub(crate) struct Msrs {
     platform_info: u64,
     power_ctl: u64,
     misc_features: u64,
+    smi_count: u64,
+    hwcr: u64,
     pub(crate) machine_checks: KBox<MachineChecks>,
     mtrr_variable: [u64; 16],
     /// One of 64 KiB, two of 16 KiB, eight of 4 KiB.
@@ -149,12 +171,14 @@ impl Msrs {
         Ok(Self {
             apic_base: APIC_BASE_RESET | if is_bsp { APIC_BASE_BSP } else { 0 },
             tsc_adjust: 0,
-            misc_enable: MISC_ENABLE_FAST_STRING,
+            misc_enable: MISC_ENABLE_NO_PMU,
             feature_control: 0,
             bios_sign_id: BIOS_SIGN_ID,
             platform_info: PLATFORM_INFO_CPUID_FAULT,
             power_ctl: 0,
             misc_features: 0,
+            smi_count: 0,
+            hwcr: 0,
             machine_checks: KBox::new(MachineChecks::new(), GFP_KERNEL_ACCOUNT)?,
             mtrr_variable: [0; 16],
             mtrr_fixed: [0; 11],
@@ -339,6 +363,9 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The value of an MSR; `None` where this virtual processor has no such MSR.
     pub(crate) fn read_msr(&mut self, index: u32, by: MsrAccess) -> Option<u64> {
+        if index == IA32_TSC_AUX && by == MsrAccess::Guest && !self.has_tsc_aux() {
+            return None;
+        }
         if let Some(value) = B::msr(self, index) {
             return Some(value);
         }
@@ -368,6 +395,8 @@ impl<B: Backend> Loaded<'_, B> {
             PLATFORM_INFO => msrs.platform_info,
             IA32_POWER_CTL => msrs.power_ctl,
             MISC_FEATURES_ENABLES => msrs.misc_features,
+            SMI_COUNT => msrs.smi_count,
+            K7_HWCR => msrs.hwcr,
             IA32_MTRRCAP => MTRRCAP,
             // A ratio of 10 between processor and bus, as real ones report somewhere.
             IA32_PERF_STATUS => 1000,
@@ -376,6 +405,9 @@ impl<B: Backend> Loaded<'_, B> {
             EBL_CR_POWERON => 1 << 24,
             BBL_CR_CTL3 => 0xbe70_2111,
             IA32_PLATFORM_ID => 0,
+            // What the host consumes is not for guests to see.
+            RAPL_POWER_UNIT | PKG_ENERGY_STATUS | DRAM_ENERGY_STATUS | PP0_ENERGY_STATUS
+            | PP1_ENERGY_STATUS => 0,
             _ => return self.read_pv_msr(index),
         })
     }
@@ -432,13 +464,24 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_EFER => self.write_efer(value).map_err(|()| EINVAL)?,
             IA32_APIC_BASE => self.write_apic_base(value, by == MsrAccess::Vmm)?,
             _ if Self::is_apic_msr(index) => self.write_apic_msr(index, value)?,
-            IA32_MISC_ENABLE => self.state.msrs.misc_enable = value,
+            IA32_MISC_ENABLE => self.write_misc_enable(value, by)?,
+            SMI_COUNT if by == MsrAccess::Vmm => self.state.msrs.smi_count = value,
+            K7_HWCR => {
+                let kept = value & !HWCR_IGNORED;
+                if kept & !HWCR_WRITABLE != 0 {
+                    return Err(EINVAL);
+                }
+                self.state.msrs.hwcr = kept;
+            }
             IA32_FEATURE_CONTROL => {
                 let locked = self.state.msrs.feature_control & FEATURE_CONTROL_LOCKED != 0;
                 // Neither VMX nor SGX is offered.
                 let mut valid = FEATURE_CONTROL_LOCKED;
                 if self.state.msrs.machine_checks.cap() & MCG_LMCE_P != 0 || by == MsrAccess::Vmm {
                     valid |= FEATURE_CONTROL_LMCE;
+                }
+                if by == MsrAccess::Vmm {
+                    valid |= FEATURE_CONTROL_INERT;
                 }
                 if value & !valid != 0 || (locked && by == MsrAccess::Guest) {
                     return Err(EINVAL);
@@ -468,6 +511,19 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_POWER_CTL => self.state.msrs.power_ctl = value,
             _ => return self.write_pv_msr(index, value, by),
         }
+        Ok(())
+    }
+
+    fn write_misc_enable(&mut self, value: u64, by: MsrAccess) -> Result {
+        let old = self.state.msrs.misc_enable;
+        let mut value = value;
+        if by == MsrAccess::Guest {
+            if (value ^ old) & MISC_ENABLE_NO_PMU != 0 {
+                return Err(EINVAL);
+            }
+            value = value & !MISC_ENABLE_EMON | old & MISC_ENABLE_EMON;
+        }
+        self.state.msrs.misc_enable = value;
         Ok(())
     }
 

@@ -119,7 +119,10 @@ struct Chips {
 #[pin_data]
 pub(crate) struct Irqchip {
     mode: Mode,
-    apics: [SetOnce<Arc<LocalApic>>; MAX_VCPUS],
+    /// Of the first vCPUs, which is all of them in almost every VM.
+    apics: [SetOnce<Arc<LocalApic>>; FEW_VCPUS],
+    /// Of the others, once there are any.
+    more_apics: SetOnce<KVVec<SetOnce<Arc<LocalApic>>>>,
     count: AtomicUsize,
     /// Whether the APIC of every id below 255 is at the place of that number, and no guest changed
     /// the id of one.
@@ -142,6 +145,9 @@ pub(crate) struct Irqchip {
     x2apic_api: AtomicU8,
 }
 
+/// vCPUs whose APICs cost a VM no memory of their own.
+const FEW_VCPUS: usize = 64;
+
 /// KVM_X2APIC_API_USE_32BIT_IDS.
 pub(crate) const X2APIC_API_USE_32BIT_IDS: u8 = 1 << 0;
 /// KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK.
@@ -157,7 +163,8 @@ impl Irqchip {
         Arc::pin_init(
             try_pin_init!(Self {
                 mode: mode,
-                apics: [const { SetOnce::new() }; MAX_VCPUS],
+                apics: [const { SetOnce::new() }; FEW_VCPUS],
+                more_apics: SetOnce::new(),
                 count: AtomicUsize::new(0),
                 ids_are_places: AtomicBool::new(true),
                 chips <- new_spinlock_irq!(Chips {
@@ -192,10 +199,36 @@ impl Irqchip {
         self.x2apic_api.fetch_or(flags, Ordering::Relaxed);
     }
 
+    /// The place of an APIC.
+    #[inline]
+    fn place(&self, index: usize) -> Option<&SetOnce<Arc<LocalApic>>> {
+        self.apics
+            .get(index)
+            .or_else(|| self.more_apics.as_ref()?.get(index - FEW_VCPUS))
+    }
+
+    /// Has a place for the next APIC. Called before [`Self::add_apic`], by the same thread.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(crate) fn make_room(&self) -> Result {
+        let count = self.count.load(Ordering::Relaxed);
+        if count < FEW_VCPUS || self.more_apics.as_ref().is_some() {
+            return Ok(());
+        }
+        let mut places = KVVec::with_capacity(MAX_VCPUS - FEW_VCPUS, GFP_KERNEL_ACCOUNT)?;
+        for _ in FEW_VCPUS..MAX_VCPUS {
+            places.push(SetOnce::new(), GFP_KERNEL_ACCOUNT)?;
+        }
+        self.more_apics.populate(places);
+        Ok(())
+    }
+
     /// Makes a vCPU's APIC known. Calls come one after another, [`MAX_VCPUS`] at most.
     pub(crate) fn add_apic(&self, apic: Arc<LocalApic>) {
         let count = self.count.load(Ordering::Relaxed);
-        if let Some(place) = self.apics.get(count) {
+        if let Some(place) = self.place(count) {
             if apic.lapic.id() as usize != count {
                 self.ids_are_places.store(false, Ordering::Relaxed);
             }
@@ -213,8 +246,8 @@ impl Irqchip {
     /// All local APICs.
     pub(crate) fn apics(&self) -> impl Iterator<Item = &LocalApic> {
         let count = self.count.load(Ordering::Acquire);
-        self.apics
-            .iter()
+        let more = self.more_apics.as_ref().map_or(&[][..], |places| places);
+        Iterator::chain(self.apics.iter(), more)
             .take(count)
             .filter_map(|place| place.as_ref().map(|apic| &**apic))
     }
@@ -255,7 +288,7 @@ impl Irqchip {
         if id >= 0xff {
             return None;
         }
-        let apic = self.apics.get(id as usize)?.as_ref()?;
+        let apic = self.place(id as usize)?.as_ref()?;
         // Another one may have this id too, or have taken it for its own.
         (self.ids_are_places.load(Ordering::Relaxed) && apic.lapic.matches(message, false))
             .then_some(&**apic)
