@@ -378,6 +378,8 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_TSC_ADJUST => msrs.tsc_adjust,
             IA32_EFER => B::efer(self),
             IA32_APIC_BASE => self.apic_base(),
+            // As with KVM, the deadline is there without an APIC that would heed it.
+            IA32_TSC_DEADLINE if self.vcpu.apic.is_none() => 0,
             _ if Self::is_apic_msr(index) => return self.read_apic_msr(index),
             _ if MachineChecks::is_msr(index) => {
                 let lmce = msrs.feature_control & FEATURE_CONTROL_LMCE != 0;
@@ -463,6 +465,7 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_TSC_ADJUST => self.state.msrs.tsc_adjust = value,
             IA32_EFER => self.write_efer(value).map_err(|()| EINVAL)?,
             IA32_APIC_BASE => self.write_apic_base(value, by == MsrAccess::Vmm)?,
+            IA32_TSC_DEADLINE if self.vcpu.apic.is_none() => {}
             _ if Self::is_apic_msr(index) => self.write_apic_msr(index, value)?,
             IA32_MISC_ENABLE => self.write_misc_enable(value, by)?,
             SMI_COUNT if by == MsrAccess::Vmm => self.state.msrs.smi_count = value,

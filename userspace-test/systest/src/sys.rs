@@ -567,3 +567,13 @@ pub fn sync_file(file: &OwnedFd) {
     // SAFETY: fsync has no memory arguments.
     must("fsync", unsafe { libc::fsync(file.as_raw_fd()) }.into());
 }
+
+/// Lets this process have `count` files open.
+pub fn allow_files(count: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    // SAFETY: The structure outlives the call.
+    must("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into());
+}

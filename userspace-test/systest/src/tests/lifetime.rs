@@ -216,6 +216,8 @@ fn vcpu_limit() {
     if limit > 1024 || limit == ids {
         crate::harness::skip("too many vCPUs are allowed to make them all, or as many as ids");
     }
+    // A file a vCPU, and some to spare.
+    sys::allow_files(limit + 64);
     let vm = kvm.create_vm();
     let _all: Vec<_> = (0..limit).map(|id| vm.create_vcpu(id)).collect();
     expect::errno("one more", vm.call(CREATE_VCPU, limit), EINVAL);
