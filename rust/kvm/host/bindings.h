@@ -10,3 +10,4 @@
 #include <asm/virt.h>
 
 #include "shim.h"
+#include "speculation.h"

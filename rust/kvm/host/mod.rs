@@ -26,6 +26,7 @@ pub(crate) mod preempt;
 pub(crate) mod sched;
 pub(crate) mod shared;
 pub(crate) mod signal;
+pub(crate) mod speculation;
 pub(crate) mod srcu_cell;
 pub(crate) mod thread;
 pub(crate) mod timer;

@@ -34,6 +34,7 @@ use crate::{
         sched,
         shared::UserExit,
         signal::MaskGuard,
+        speculation,
         xcr0, //
     },
     stats::vcpu as stat, //
@@ -260,6 +261,7 @@ impl<B: Backend> Loaded<'_, B> {
             }
         };
         let time = guest_mode.exit();
+        speculation::guest_left(&irqs_off);
 
         debug_regs::restore_host(&irqs_off);
         xcr0::switch_to_host(xcr0);

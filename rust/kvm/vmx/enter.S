@@ -6,7 +6,10 @@
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
+#include <asm/cpufeatures.h>
+#include <asm/msr-index.h>
 #include <asm/nospec-branch.h>
+#include <asm/percpu.h>
 #include <asm/unwind_hints.h>
 
 /* The register file is an array in the order in which x86 encodes registers. */
@@ -29,13 +32,11 @@ SYM_FUNC_START(minikvm_vmx_enter)
 	push	%r12
 	push	%rbx
 	push	%rdi			/* registers, for the way back */
+	push	%rsi			/* launched */
 
 	mov	$0x6c14, %eax		/* HOST_RSP */
 .Lhost_rsp:
 	vmwrite	%rsp, %rax
-
-	/* Loads below leave the flags alone. */
-	test	%sil, %sil
 
 	mov	REG(0)(%rdi), %rax
 	mov	REG(1)(%rdi), %rcx
@@ -53,7 +54,12 @@ SYM_FUNC_START(minikvm_vmx_enter)
 	mov	REG(15)(%rdi), %r15
 	mov	REG(7)(%rdi), %rdi
 
-	jz	.Llaunch
+	/* What the host left in the buffers of the core is not for the guest to sample. */
+	ALTERNATIVE_2 "", __stringify(VERW), X86_FEATURE_CLEAR_CPU_BUF_VM_MMIO, \
+		      __stringify(VERW), X86_FEATURE_CLEAR_CPU_BUF_VM
+
+	cmpb	$0, (%rsp)
+	je	.Llaunch
 
 	/* An exit goes on at minikvm_vmx_exit, with this very stack. */
 	UNWIND_HINT_SAVE
@@ -74,7 +80,7 @@ SYM_INNER_LABEL_ALIGN(minikvm_vmx_exit, SYM_L_GLOBAL)
 	ENDBR
 
 	push	%rdi
-	mov	8(%rsp), %rdi
+	mov	16(%rsp), %rdi
 	mov	%rax, REG(0)(%rdi)
 	mov	%rcx, REG(1)(%rdi)
 	mov	%rdx, REG(2)(%rdi)
@@ -90,16 +96,16 @@ SYM_INNER_LABEL_ALIGN(minikvm_vmx_exit, SYM_L_GLOBAL)
 	mov	%r13, REG(13)(%rdi)
 	mov	%r14, REG(14)(%rdi)
 	mov	%r15, REG(15)(%rdi)
-	xor	%eax, %eax
+	xor	%ebx, %ebx		/* what is returned */
 
 .Lclear:
 	/*
 	 * Nothing the guest chose stays in a register that host code could use before writing it,
 	 * speculatively included. The callee-saved ones come from the stack.
 	 */
+	xor	%eax, %eax
 	xor	%ecx, %ecx
 	xor	%edx, %edx
-	xor	%ebx, %ebx
 	xor	%esi, %esi
 	xor	%edi, %edi
 	xor	%ebp, %ebp
@@ -116,6 +122,23 @@ SYM_INNER_LABEL_ALIGN(minikvm_vmx_exit, SYM_L_GLOBAL)
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, \
 			   X86_FEATURE_RSB_VMEXIT_LITE
 
+	/*
+	 * IBRS restricts what was predicted before it was written last, so it is written again. The
+	 * guest has no IA32_SPEC_CTRL of its own that would have to be taken away.
+	 */
+	ALTERNATIVE "jmp .Librs_written", "", X86_FEATURE_KERNEL_IBRS
+	mov	$MSR_IA32_SPEC_CTRL, %ecx
+	mov	PER_CPU_VAR(x86_spec_ctrl_current), %rdx
+	mov	%edx, %eax
+	shr	$32, %rdx
+	wrmsr
+.Librs_written:
+
+	/* Nor are the guest's branches to steer the host's indirect ones. */
+	CLEAR_BRANCH_HISTORY_VMEXIT
+
+	mov	%ebx, %eax
+	pop	%rbx			/* launched */
 	pop	%rbx			/* registers */
 	pop	%rbx
 	pop	%r12
@@ -131,6 +154,6 @@ SYM_INNER_LABEL_ALIGN(minikvm_vmx_exit, SYM_L_GLOBAL)
 	jne	.Lfail
 	ud2
 .Lfail:
-	mov	$1, %eax
+	mov	$1, %ebx
 	jmp	.Lclear
 SYM_FUNC_END(minikvm_vmx_enter)

@@ -23,7 +23,8 @@ use crate::{
             self,
             IrqsOff, //
         },
-        guest_mode::GuestTime, //
+        guest_mode::GuestTime,
+        speculation, //
     },
     vm::{
         backend::Exit,
@@ -98,6 +99,7 @@ pub(super) fn begin(cx: &mut Loaded<'_, Vmx>, irqs_off: &IrqsOff<'_>) {
     if read_cr2() != cx.state.cr2 {
         write_cr2(cx.state.cr2);
     }
+    speculation::flush_l1d(irqs_off);
 }
 
 /// Runs the guest once.

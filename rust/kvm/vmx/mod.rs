@@ -75,6 +75,7 @@ use crate::{
             GuestMode,
             GuestTime, //
         },
+        speculation::Mitigations,
     },
     stats::vcpu as stat,
     vm::{
@@ -95,6 +96,7 @@ use crate::{
 pub(crate) struct Vmx {
     capability: Capability,
     vpids: Arc<Vpids>,
+    _mitigations: Mitigations,
 }
 
 /// What a vCPU's thread owns beside the VMCS.
@@ -132,6 +134,7 @@ impl Vmx {
         Ok(Self {
             capability: Capability::read()?,
             vpids: Vpids::new()?,
+            _mitigations: Mitigations::new()?,
         })
     }
 

@@ -35,6 +35,7 @@ use crate::host::{
     cpu_list::Node,
     page::HardwarePage,
     preempt::Resident,
+    speculation,
     thread::ThreadState, //
 };
 
@@ -186,6 +187,7 @@ impl Vmcs {
                 pr_err!("VMPTRLD of {:#x} failed\n", residence.hpa.0);
             }
             root.current.store(residence.hpa.0, Ordering::Relaxed);
+            speculation::another_guest(pinned);
         }
 
         if was != here as i32 {

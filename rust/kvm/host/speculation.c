@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the kernel's mitigations of speculative execution ask of a hypervisor, beside what stands
+ * in vmx/enter.S: each follows the state that the kernel itself chose for this processor.
+ */
+#include <linux/gfp.h>
+#include <linux/hardirq.h>
+#include <linux/jump_label.h>
+#include <linux/mm.h>
+
+#include <asm/cpufeature.h>
+#include <asm/msr.h>
+#include <asm/nospec-branch.h>
+#include <asm/processor.h>
+#include <asm/spec-ctrl.h>
+#include <asm/vmx.h>
+
+#include "speculation.h"
+
+void shim_another_guest(void)
+{
+	if (static_branch_likely(&switch_vcpu_ibpb))
+		indirect_branch_prediction_barrier();
+}
+
+bool shim_has_ibpb_exit_to_user(void)
+{
+	return boot_cpu_has(X86_FEATURE_IBPB_EXIT_TO_USER);
+}
+
+void shim_guest_left(void)
+{
+	this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+#ifdef CONFIG_CPU_MITIGATIONS
+
+/* As large as the largest L1D of the processors that have no command to flush it. */
+#define L1D_ORDER 4
+
+static u8 *l1d_fill;
+
+int shim_l1d_setup(void)
+{
+	u64 capabilities = 0;
+
+	if (boot_cpu_has(X86_FEATURE_ARCH_CAPABILITIES))
+		rdmsrq(MSR_IA32_ARCH_CAPABILITIES, capabilities);
+	if (!boot_cpu_has_bug(X86_BUG_L1TF) || capabilities & ARCH_CAP_SKIP_VMENTRY_L1DFLUSH) {
+		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_NOT_REQUIRED;
+		return 0;
+	}
+	if (l1tf_mitigation == L1TF_MITIGATION_OFF) {
+		l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_NEVER;
+		return 0;
+	}
+	if (!boot_cpu_has(X86_FEATURE_FLUSH_L1D)) {
+		unsigned long pages = __get_free_pages(GFP_KERNEL, L1D_ORDER);
+		int i;
+
+		if (!pages)
+			return -ENOMEM;
+		l1d_fill = (u8 *)pages;
+		/* Different, or a host below might merge them into one page. */
+		for (i = 0; i < 1 << L1D_ORDER; i++)
+			memset(l1d_fill + i * PAGE_SIZE, i + 1, PAGE_SIZE);
+	}
+	l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_ALWAYS;
+	return 1;
+}
+
+void shim_l1d_cleanup(void)
+{
+	l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_AUTO;
+	free_pages((unsigned long)l1d_fill, L1D_ORDER);
+	l1d_fill = NULL;
+}
+
+void shim_l1d_flush(void)
+{
+	unsigned int offset;
+
+	if (cpu_feature_enabled(X86_FEATURE_FLUSH_L1D)) {
+		native_wrmsrq(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
+		return;
+	}
+	/* The translations first, so that the walks for them do not evict what was filled. */
+	for (offset = 0; offset < PAGE_SIZE << L1D_ORDER; offset += PAGE_SIZE)
+		READ_ONCE(l1d_fill[offset]);
+	sync_core();
+	for (offset = 0; offset < PAGE_SIZE << L1D_ORDER; offset += SMP_CACHE_BYTES)
+		READ_ONCE(l1d_fill[offset]);
+	barrier_nospec();
+}
+
+#else
+
+int shim_l1d_setup(void)
+{
+	return 0;
+}
+
+void shim_l1d_cleanup(void)
+{
+}
+
+void shim_l1d_flush(void)
+{
+}
+
+#endif
