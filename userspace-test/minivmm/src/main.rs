@@ -17,6 +17,7 @@ mod devices;
 mod guests;
 mod info;
 mod machine;
+mod statistics;
 mod terminal;
 mod vcpu;
 

@@ -16,9 +16,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use vm_memory::GuestAddress;
 
-#[cfg(test)]
-pub use devices::Forward;
-pub use devices::{Disk, Net, NetBackend, Vsock};
+pub use devices::{Disk, Forward, Net, NetBackend, Vsock};
 pub use file::read;
 pub use options::Options;
 

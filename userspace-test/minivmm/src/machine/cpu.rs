@@ -13,6 +13,7 @@ use super::{pin, start};
 use crate::boot::CpuState;
 use crate::devices::irqchip::Event;
 use crate::devices::Request;
+use crate::statistics::Tally;
 use crate::vcpu::exit::{self, Direction, Exit, Pio};
 use crate::vcpu::{interrupt, trace};
 
@@ -88,6 +89,8 @@ pub struct Cpu<'a> {
     pub pin: Option<usize>,
     /// Whether to print each exit.
     pub trace: bool,
+    /// The exits so far.
+    pub exits: Tally,
 }
 
 impl Cpu<'_> {
@@ -118,6 +121,7 @@ impl Cpu<'_> {
                 source,
             })?;
             exits += 1;
+            self.exits.count(&exit);
             // Serving the exit moves the guest on, so where it was is asked for first.
             let rip = self
                 .trace

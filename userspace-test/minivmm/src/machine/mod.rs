@@ -20,8 +20,9 @@ use kvm_ioctls::VcpuFd;
 use crate::boot::{self, acpi, flat, linux, CpuState};
 use crate::description::{Description, Guest};
 use crate::devices::irqchip::Irqchip;
-use crate::devices::virtio::{block, Lines, VirtioDevice};
+use crate::devices::virtio::{block, net, Lines, VirtioDevice};
 use crate::devices::Board;
+use crate::statistics::{Summary, Tally};
 use crate::terminal::{Console, RawMode, Signals};
 use crate::vcpu::{Dump, Kick};
 use cpu::{Cpu, End};
@@ -53,6 +54,9 @@ pub enum Error {
     /// A disk image cannot be a disk.
     #[error(transparent)]
     Disk(#[from] block::Error),
+    /// A network card has nothing to be connected to.
+    #[error(transparent)]
+    Net(#[from] net::Error),
     /// A virtio device cannot be had.
     #[error("cannot put virtio devices into the machine")]
     Virtio(#[source] io::Error),
@@ -73,11 +77,7 @@ pub enum Error {
 /// What keeps minivmm from running it. A guest that dies is no error of minivmm's: it is reported
 /// on standard error and gives an exit status of its own.
 pub fn run(machine: &Description) -> Result<ExitCode, Error> {
-    let absent = [
-        ("network card", !machine.nets.is_empty()),
-        ("socket device", machine.vsock.is_some()),
-        ("summary of exits", machine.stats),
-    ];
+    let absent = [("socket device", machine.vsock.is_some())];
     if let Some((what, _)) = absent.into_iter().find(|(_, wanted)| *wanted) {
         return Err(Error::NoDevice { what });
     }
@@ -108,22 +108,27 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
     );
     drop(terminal);
 
-    match ended? {
+    let (ended, exits) = ended?;
+    let status = match ended {
         Ended::ByGuest(cpu, Ok(end)) => {
             let panicked = match &machine.guest {
                 Guest::Linux { cmdline, .. } => linux::has_panicked(&vm.memory, cmdline.as_deref()),
                 Guest::Flat { .. } => false,
             };
-            Ok(end::by_guest(&end, cpu, panicked, &vm))
+            end::by_guest(&end, cpu, panicked, &vm)
         }
         Ended::ByGuest(_, Err(error)) => {
             if let cpu::Error::Run { cpu, .. } = error {
                 eprint!("{}", Dump::of(&vm.vcpus[cpu], &vm.memory));
             }
-            Err(error.into())
+            return Err(error.into());
         }
-        Ended::FromOutside(cause) => Ok(end::from_outside(cause)),
+        Ended::FromOutside(cause) => end::from_outside(cause),
+    };
+    if machine.stats {
+        eprint!("{}", Summary::new(exits, &vm.vcpus));
     }
+    Ok(status)
 }
 
 fn state_of(vcpu: &VcpuFd) -> Result<CpuState, Error> {
@@ -177,7 +182,7 @@ fn drive(
     resets: Vec<CpuState>,
     signals: &mut Signals,
     terminal: Option<&RawMode>,
-) -> Result<Ended, Error> {
+) -> Result<(Ended, Tally), Error> {
     let irqchip = Irqchip::new(machine.irqchip, &vm.vm, machine.cpus);
     let served: Vec<_> = (0..vm.vcpus.len()).map(|cpu| irqchip.serves(cpu)).collect();
     let console = Console::new(machine.stamp).map_err(system("open standard output"))?;
@@ -206,6 +211,7 @@ fn drive(
                 is_served: served[id],
                 pin: machine.pin.get(id % machine.pin.len().max(1)).copied(),
                 trace: machine.trace,
+                exits: Tally::default(),
             };
             match start_thread(scope, cpu) {
                 Ok(thread) => threads.push(thread),
@@ -227,10 +233,11 @@ fn drive(
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         let cause = cause?;
-        Ok(match shared.take_end() {
+        let ended = match shared.take_end() {
             Some((cpu, end)) => Ended::ByGuest(cpu, end),
             None => Ended::FromOutside(cause),
-        })
+        };
+        Ok((ended, shared.exits()))
     })
 }
 
@@ -245,6 +252,7 @@ fn start_thread<'scope, 'a: 'scope>(
             // Dropped last, and also by a panic: it ends the wait of the other threads.
             let _running = running;
             let end = cpu.run();
+            cpu.shared.add_exits(&cpu.exits);
             cpu.shared.record(cpu.id, end);
         })
         .map_err(system("start a vCPU's thread"))

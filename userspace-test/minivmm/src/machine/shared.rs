@@ -14,6 +14,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::cpu::{End, Error};
 use crate::devices::virtio::Lines;
 use crate::devices::Board;
+use crate::statistics::Tally;
 use crate::terminal::Console;
 use crate::vcpu::Kick;
 
@@ -51,6 +52,8 @@ struct State {
     armed: Option<u64>,
     /// Threads of vCPUs that have begun and not ended.
     running: usize,
+    /// Exits of the threads that have ended.
+    exits: Tally,
     /// How the first vCPU ended that did so by itself, and which it was.
     end: Option<(usize, Result<End, Error>)>,
 }
@@ -111,6 +114,7 @@ impl Shared {
                 timer,
                 armed: None,
                 running: 0,
+                exits: Tally::default(),
                 end: None,
             }),
             wake: kicks.iter().map(|_| Condvar::new()).collect(),
@@ -275,6 +279,16 @@ impl Shared {
         if !matches!(end, Ok(End::Stopped)) {
             self.lock().end.get_or_insert((cpu, end));
         }
+    }
+
+    /// Adds the exits of a vCPU that has ended.
+    pub fn add_exits(&self, exits: &Tally) {
+        self.lock().exits.add(exits);
+    }
+
+    /// The exits of all vCPUs that have ended.
+    pub fn exits(&self) -> Tally {
+        self.lock().exits
     }
 
     /// How the machine ended, and by which vCPU; `None` if it was ended from outside.

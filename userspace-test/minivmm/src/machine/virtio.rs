@@ -6,12 +6,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::vm::Vm;
+use super::Error;
 use crate::boot::acpi;
-use crate::description::{Description, IrqchipMode, Transport};
+use crate::description::{Description, IrqchipMode, NetBackend, Transport};
 use crate::devices::irqchip::FIRST_MESSAGE;
 use crate::devices::pci::{self, Function, PciBus};
 use crate::devices::virtio::backend::{Backend, KvmBackend};
-use crate::devices::virtio::block::{self, Image};
+use crate::devices::virtio::block::Image;
+use crate::devices::virtio::net::{Net, Passt, Tap};
 use crate::devices::virtio::pci::{vectors_of, Interrupts};
 use crate::devices::virtio::{Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci};
 use crate::devices::Board;
@@ -21,11 +23,17 @@ use crate::devices::Board;
 /// # Errors
 ///
 /// Why one of them cannot be had.
-pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, block::Error> {
+pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for disk in &machine.disks {
         let image = Image::open(&disk.path, disk.read_only)?;
         devices.push(Box::new(Block::new(image)));
+    }
+    for (index, card) in machine.nets.iter().enumerate() {
+        devices.push(match &card.backend {
+            NetBackend::Tap(name) => Box::new(Net::new(index, Tap::open(name)?)),
+            NetBackend::User { forward } => Box::new(Net::new(index, Passt::start(forward)?)),
+        });
     }
     if machine.rng {
         devices.push(Box::new(Rng::default()));

@@ -20,6 +20,7 @@ pub mod block;
 mod driver;
 mod interrupt;
 pub mod mmio;
+pub mod net;
 pub mod pci;
 mod queue;
 #[cfg(test)]
