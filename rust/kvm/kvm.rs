@@ -38,6 +38,10 @@ module! {
             default: true,
             description: "Have the processor end a guest's turn when its APIC timer expires",
         },
+        pml: bool {
+            default: true,
+            description: "Have the processor log which pages guests write",
+        },
         halt_poll_ns: u32 {
             default: 200_000,
             description: "How long a halted vCPU may poll before it sleeps, in nanoseconds",

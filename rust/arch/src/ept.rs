@@ -33,7 +33,23 @@ bitflags! {
         const ACCESSED = 1 << 8;
         /// The processor wrote through the leaf.
         const DIRTY = 1 << 9;
+        /// Ours, hardware ignores it: the page may be written, and where [`Self::WRITE`] is clear in
+        /// such a leaf, that is for hearing of the write.
+        const WRITABLE_PAGE = 1 << 52;
     }
+}
+
+/// What a leaf lets the guest do beside reading and executing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writes {
+    /// The page cannot be written.
+    Never,
+    /// It could, but the first write is to exit.
+    Exit,
+    /// The first write sets the dirty flag, which it does not have yet.
+    SetDirty,
+    /// It can be written, and nobody asks when.
+    Free,
 }
 
 /// One entry of a table at any level.
@@ -55,18 +71,24 @@ impl Entry {
         )
     }
 
-    /// An entry at `level` that maps ordinary memory, readable and executable, and writable if so
-    /// asked. The guest's PAT is ignored: the memory is write-back for the host, and one type must
-    /// hold for both (SDM vol. 3, 29.3.7).
-    pub const fn leaf(page: Hpa, level: u8, writable: bool) -> Self {
+    /// An entry at `level` that maps ordinary memory, readable and executable, and writable as said.
+    /// The guest's PAT is ignored: the memory is write-back for the host, and one type must hold for
+    /// both (SDM vol. 3, 29.3.7).
+    pub const fn leaf(page: Hpa, level: u8, writes: Writes) -> Self {
+        let writable = match writes {
+            Writes::Never => EntryFlags::empty(),
+            Writes::Exit => EntryFlags::WRITABLE_PAGE,
+            Writes::SetDirty => EntryFlags::WRITABLE_PAGE.union(EntryFlags::WRITE),
+            Writes::Free => EntryFlags::WRITABLE_PAGE
+                .union(EntryFlags::WRITE)
+                .union(EntryFlags::DIRTY),
+        };
         let mut bits = (page.0 & ADDRESS)
             | EntryFlags::READ.bits()
             | EntryFlags::EXECUTE.bits()
             | EntryFlags::WRITE_BACK.bits()
-            | EntryFlags::IGNORE_PAT.bits();
-        if writable {
-            bits |= EntryFlags::WRITE.bits();
-        }
+            | EntryFlags::IGNORE_PAT.bits()
+            | writable.bits();
         if level > 1 {
             bits |= EntryFlags::LARGE.bits();
         }
@@ -86,6 +108,32 @@ impl Entry {
     /// Whether the leaf can be written through.
     pub const fn is_writable(self) -> bool {
         self.0 & EntryFlags::WRITE.bits() != 0
+    }
+
+    /// Whether the page behind the leaf may be written, once somebody lets the guest.
+    pub const fn has_writable_page(self) -> bool {
+        self.0 & EntryFlags::WRITABLE_PAGE.bits() != 0
+    }
+
+    /// The leaf with some flags set and others cleared.
+    #[must_use]
+    pub const fn with(self, set: EntryFlags, clear: EntryFlags) -> Self {
+        Self((self.0 | set.bits()) & !clear.bits())
+    }
+
+    /// The entry for part `index` of what this large leaf at `level` maps, one level below: with the
+    /// same rights, and no large page where that is level 1.
+    #[must_use]
+    pub const fn part(self, level: u8, index: usize) -> Self {
+        let size = 4096u64 << level_shift(level - 1);
+        let first = self.0 & ADDRESS & !((size << 9) - 1);
+        let flags = self.0 & !ADDRESS;
+        let flags = if level == 2 {
+            flags & !EntryFlags::LARGE.bits()
+        } else {
+            flags
+        };
+        Self(flags | (first + size * (index & (ENTRIES - 1)) as u64))
     }
 
     /// Whether the processor used the entry since the flag was last cleared.
@@ -121,6 +169,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn writes() -> impl Strategy<Value = Writes> {
+        const ALL: &[Writes] = &[Writes::Never, Writes::Exit, Writes::SetDirty, Writes::Free];
+        prop::sample::select(ALL)
+    }
+
     #[test]
     fn pointer_is_as_the_manual_lays_it_out() {
         assert_eq!(pointer(Hpa(0x1234_5000), true), 0x1234_505e);
@@ -140,13 +193,32 @@ mod tests {
         /// No leaf is a misconfiguration (SDM vol. 3, 29.3.3.1): never write without read, no
         /// reserved memory type, and no table mistaken for a leaf.
         #[test]
-        fn leaves_are_never_misconfigured(page: u64, level in 1u8..=3, writable: bool) {
-            let entry = Entry::leaf(Hpa(page), level, writable);
+        fn leaves_are_never_misconfigured(page: u64, level in 1u8..=3, writes in writes()) {
+            let entry = Entry::leaf(Hpa(page), level, writes);
             prop_assert!(entry.0 & 1 == 1);
             prop_assert_eq!((entry.0 >> 3) & 7, 6);
             prop_assert!(entry.is_leaf(level));
-            prop_assert_eq!(entry.is_writable(), writable);
+            prop_assert_eq!(
+                entry.is_writable(),
+                matches!(writes, Writes::SetDirty | Writes::Free)
+            );
+            prop_assert_eq!(entry.has_writable_page(), writes != Writes::Never);
             prop_assert_eq!(entry.address().0, page & ADDRESS);
+        }
+
+        /// The parts of a large page lie one behind the other, in the whole, with its rights.
+        #[test]
+        fn parts_make_up_the_whole(
+            page: u64,
+            level in 2u8..=3,
+            writes in writes(),
+            index in 0..ENTRIES,
+        ) {
+            let size = 4096u64 << level_shift(level);
+            let page = page & ADDRESS & !(size - 1);
+            let part = Entry::leaf(Hpa(page), level, writes).part(level, index);
+            let at = page + size / ENTRIES as u64 * index as u64;
+            prop_assert_eq!(part, Entry::leaf(Hpa(at), level - 1, writes));
         }
 
         #[test]

@@ -81,6 +81,7 @@ reasons! {
     INVPCID = 58, "INVPCID.";
     VMFUNC = 59, "VMFUNC.";
     RDSEED = 61, "RDSEED.";
+    PML_FULL = 62, "The page-modification log is full.";
     XSAVES = 63, "XSAVES.";
     XRSTORS = 64, "XRSTORS.";
     UMWAIT = 67, "UMWAIT.";

@@ -129,6 +129,7 @@ fields! {
         GUEST_LDTR_SELECTOR: Field16 = 0x080c, "Selector of LDTR.";
         GUEST_TR_SELECTOR: Field16 = 0x080e, "Selector of TR.";
         GUEST_INTERRUPT_STATUS: Field16 = 0x0810, "Requesting and servicing virtual interrupt.";
+        GUEST_PML_INDEX: Field16 = 0x0812, "Next entry of the page-modification log.";
         VMCS_LINK_POINTER: Field64 = 0x2800, "All ones where no shadow VMCS is linked.";
         GUEST_IA32_DEBUGCTL: Field64 = 0x2802, "IA32_DEBUGCTL.";
         GUEST_IA32_PAT: Field64 = 0x2804, "IA32_PAT.";
@@ -214,6 +215,7 @@ fields! {
         IO_BITMAP_A: Field64 = 0x2000, "Physical address of the bitmap for ports 0 to 0x7fff.";
         IO_BITMAP_B: Field64 = 0x2002, "Physical address of the bitmap for ports 0x8000 to 0xffff.";
         MSR_BITMAP: Field64 = 0x2004, "Physical address of the MSR bitmaps.";
+        PML_ADDRESS: Field64 = 0x200e, "Physical address of the page-modification log.";
         TSC_OFFSET: Field64 = 0x2010, "Added to the time-stamp counter in non-root operation.";
         VIRTUAL_APIC_PAGE_ADDR: Field64 = 0x2012, "Physical address of the virtual-APIC page.";
         APIC_ACCESS_ADDR: Field64 = 0x2014, "Physical address of the APIC-access page.";

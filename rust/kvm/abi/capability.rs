@@ -20,6 +20,8 @@ use crate::{
             X2APIC_API_DISABLE_BROADCAST_QUIRK,
             X2APIC_API_USE_32BIT_IDS, //
         },
+        LOG_OPTIONS,
+        MAX_RING_SIZE,
         MAX_SLOTS,
         MAX_VCPUS,
         MAX_VCPU_ID,
@@ -94,6 +96,11 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT
         | bindings::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | bindings::KVM_CAP_ENABLE_CAP_VM => 1,
+        bindings::KVM_CAP_PRE_FAULT_MEMORY => 1,
+        bindings::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => LOG_OPTIONS as i32,
+        bindings::KVM_CAP_DIRTY_LOG_RING | bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
+            MAX_RING_SIZE as i32
+        }
         // As long as nobody sets another for a VM.
         bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS => 1,
         bindings::KVM_CAP_SYNC_REGS => sync_regs::FIELDS as i32,

@@ -74,7 +74,7 @@ pub(super) fn set_vapic_addr<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> 
     }
     let address: kvm_vapic_addr = copy::read(arg)?;
     let gpa = Gpa(address.vapic_addr);
-    if gpa.0 != 0 && !cx.vm.memory.access().is_memory(gpa, false) {
+    if gpa.0 != 0 && !cx.vcpu.guest_memory().is_memory(gpa, false) {
         return Err(EINVAL);
     }
     cx.state.vapic = (gpa.0 != 0).then_some(gpa.0);

@@ -10,6 +10,7 @@ mod clock;
 mod copy;
 mod cpuid;
 mod debugfs;
+mod dirty_log;
 mod eventfd;
 mod events;
 mod fpu;

@@ -10,11 +10,13 @@ use kernel::ioctl::{
 };
 
 use crate::host::bindings::{
+    kvm_clear_dirty_log,
     kvm_clock_data,
     kvm_coalesced_mmio_zone,
     kvm_cpuid2,
     kvm_debugregs,
     kvm_device_attr,
+    kvm_dirty_log,
     kvm_enable_cap,
     kvm_fpu,
     kvm_guest_debug,
@@ -33,6 +35,7 @@ use crate::host::bindings::{
     kvm_pit_config,
     kvm_pit_state,
     kvm_pit_state2,
+    kvm_pre_fault_memory,
     kvm_regs,
     kvm_signal_mask,
     kvm_sregs,
@@ -60,6 +63,9 @@ pub(super) const KVM_GET_SUPPORTED_CPUID: u32 = _IOWR::<kvm_cpuid2>(KVMIO, 0x05)
 pub(super) const KVM_GET_MSR_FEATURE_INDEX_LIST: u32 = _IOWR::<kvm_msr_list>(KVMIO, 0x0a);
 
 pub(super) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
+pub(super) const KVM_GET_DIRTY_LOG: u32 = _IOW::<kvm_dirty_log>(KVMIO, 0x42);
+pub(super) const KVM_CLEAR_DIRTY_LOG: u32 = _IOWR::<kvm_clear_dirty_log>(KVMIO, 0xc0);
+pub(super) const KVM_RESET_DIRTY_RINGS: u32 = _IO(KVMIO, 0xc7);
 pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
 pub(super) const KVM_SET_USER_MEMORY_REGION2: u32 =
     _IOW::<kvm_userspace_memory_region2>(KVMIO, 0x49);
@@ -90,6 +96,7 @@ pub(super) const KVM_X86_SET_MSR_FILTER: u32 = _IOW::<kvm_msr_filter>(KVMIO, 0xc
 pub(super) const KVM_SET_CLOCK: u32 = _IOW::<kvm_clock_data>(KVMIO, 0x7b);
 pub(super) const KVM_GET_CLOCK: u32 = _IOR::<kvm_clock_data>(KVMIO, 0x7c);
 
+pub(super) const KVM_PRE_FAULT_MEMORY: u32 = _IOWR::<kvm_pre_fault_memory>(KVMIO, 0xd5);
 pub(super) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 pub(super) const KVM_GET_REGS: u32 = _IOR::<kvm_regs>(KVMIO, 0x81);
 pub(super) const KVM_SET_REGS: u32 = _IOW::<kvm_regs>(KVMIO, 0x82);

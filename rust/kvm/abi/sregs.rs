@@ -288,7 +288,7 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
 pub(super) fn translate<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     let mut translation: kvm_translation = copy::read(arg)?;
     let found = {
-        let memory = cx.vm.memory.access();
+        let memory = cx.vcpu.guest_memory();
         cx.paging()
             .translate(
                 &mut &memory,

@@ -2,6 +2,8 @@
 
 //! A vCPU's file: vCPU ioctls, and the mapping of `kvm_run`.
 
+use core::ops::Range;
+
 use kernel::{
     page::Page,
     prelude::*,
@@ -19,6 +21,7 @@ use super::{
         Shown,
         VmcsFile, //
     },
+    dirty_log,
     events,
     fpu,
     lapic,
@@ -40,6 +43,7 @@ use crate::{
             self,
             FileObject, //
         },
+        shared, //
     },
     vm::{
         Backend,
@@ -51,6 +55,9 @@ use crate::{
 
 /// Where in the mapping the ring of coalesced writes is.
 const COALESCED_PAGE: usize = bindings::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
+
+/// Where the ring of written pages begins.
+const DIRTY_RING_PAGE: usize = bindings::KVM_DIRTY_LOG_PAGE_OFFSET as usize;
 
 /// What stands behind a vCPU's file.
 pub(super) struct VcpuFile<B: Backend> {
@@ -167,6 +174,7 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             number::KVM_GET_STATS_FD => {
                 file::new_fd(|_| VcpuStats::new(this.shown.clone(), this.vcpu.clone()))
             }
+            number::KVM_PRE_FAULT_MEMORY => this.with_loaded(|cx| dirty_log::pre_fault(cx, arg)),
             number::KVM_SET_SIGNAL_MASK => this.set_signal_mask(arg),
             _ => Err(EINVAL),
         }
@@ -177,7 +185,20 @@ impl<B: Backend> FileObject for VcpuFile<B> {
             0 => Some(self.vcpu.run.page()),
             1 => Some(self.vcpu.pio.page()),
             COALESCED_PAGE => Some(self.vm.buses.ring_page()),
-            _ => None,
+            _ => {
+                let ring = self.vcpu.ring.as_ref()?;
+                ring.page(index.checked_sub(DIRTY_RING_PAGE)?)
+            }
         }
+    }
+
+    /// A copy of the ring would tell nobody anything. (That it is not executed, the kernel sees to.)
+    fn may_map(&self, pages: &Range<usize>, shared: bool) -> bool {
+        let is_ring = |index: usize| {
+            let pages = self.vm.memory.ring_size() as usize / shared::SIZE;
+            (DIRTY_RING_PAGE..DIRTY_RING_PAGE + pages).contains(&index)
+        };
+        let has_ring = is_ring(pages.start) || is_ring(pages.end.wrapping_sub(1));
+        shared || !has_ring
     }
 }

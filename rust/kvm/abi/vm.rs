@@ -22,6 +22,7 @@ use super::{
     clock,
     copy,
     debugfs::Shown,
+    dirty_log,
     eventfd,
     irqchip,
     msr_filter,
@@ -127,6 +128,10 @@ impl<B: Backend> VmFile<B> {
                 Ok(0)
             }
             bindings::KVM_CAP_X2APIC_API => irqchip::x2apic_api(&self.vm, &cap),
+            bindings::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => dirty_log::set_options(&self.vm, &cap),
+            bindings::KVM_CAP_DIRTY_LOG_RING | bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
+                dirty_log::set_ring(&self.vm, &cap)
+            }
             _ => options::enable(&self.vm, cap.cap, &cap.args),
         }
     }
@@ -167,6 +172,9 @@ impl<B: Backend> FileObject for VmFile<B> {
                 }
                 Ok(capability::check(arg, this.xsave_size))
             }
+            number::KVM_GET_DIRTY_LOG => dirty_log::get(&this.vm, arg),
+            number::KVM_CLEAR_DIRTY_LOG => dirty_log::clear(&this.vm, arg),
+            number::KVM_RESET_DIRTY_RINGS => this.vm.reset_dirty_rings(),
             number::KVM_CREATE_IRQCHIP => this.vm.create_irqchip(Mode::Kernel).map(|()| 0),
             number::KVM_GET_IRQCHIP => irqchip::get_irqchip(&this.vm, arg),
             number::KVM_SET_IRQCHIP => irqchip::set_irqchip(&this.vm, arg),

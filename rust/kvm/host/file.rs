@@ -6,6 +6,7 @@
 
 use core::{
     marker::PhantomData,
+    ops::Range,
     ptr::NonNull, //
 };
 
@@ -70,6 +71,11 @@ pub(crate) trait FileObject: Send + Sync + 'static {
     /// that is; at the end of the file, nothing.
     fn read(&self, _offset: u64, _to: &mut UserSliceWriter) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Whether `pages` of the file may be mapped, as the file's or, if not `shared`, as copies.
+    fn may_map(&self, _pages: &Range<usize>, _shared: bool) -> bool {
+        true
     }
 
     /// Page number `index` of the file's mapping.
@@ -170,9 +176,21 @@ impl<T: FileObject> Ops<T> {
     ///
     /// Called by the kernel, with a mapping of such a file that is being set up.
     unsafe extern "C" fn mmap(
-        _file: *mut bindings::file,
+        file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,
     ) -> c_int {
+        // SAFETY: The file is open during the call, and the mapping is being set up.
+        let (object, pages, shared) = unsafe {
+            let first = (*vma).vm_pgoff;
+            (
+                Self::object(file),
+                first..first.wrapping_add(bindings::shim_vma_pages(vma) as usize),
+                bindings::shim_vma_is_shared(vma),
+            )
+        };
+        if !object.may_map(&pages, shared) {
+            return EINVAL.to_errno();
+        }
         // SAFETY: The mapping is being set up and is ours to fill.
         unsafe { (*vma).vm_ops = &Self::VMA };
         0

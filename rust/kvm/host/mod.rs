@@ -12,6 +12,7 @@ pub(crate) mod coalesced_ring;
 pub(crate) mod cpu;
 pub(crate) mod cpu_list;
 pub(crate) mod debug_regs;
+pub(crate) mod dirty_ring;
 pub(crate) mod eventfd;
 pub(crate) mod file;
 pub(crate) mod fpu;

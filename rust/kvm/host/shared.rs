@@ -110,6 +110,8 @@ pub(crate) enum UserExit {
     TprAccess { rip: u64, is_write: bool },
     /// KVM_EXIT_IOAPIC_EOI.
     IoapicEoi { vector: u8 },
+    /// KVM_EXIT_DIRTY_RING_FULL.
+    DirtyRingFull,
     /// KVM_EXIT_FAIL_ENTRY.
     FailEntry { reason: u64, cpu: u32 },
     /// KVM_EXIT_INTERNAL_ERROR.
@@ -291,6 +293,7 @@ impl RunPage {
             UserExit::Intr => bindings::KVM_EXIT_INTR,
             UserExit::IrqWindowOpen => bindings::KVM_EXIT_IRQ_WINDOW_OPEN,
             UserExit::SetTpr => bindings::KVM_EXIT_SET_TPR,
+            UserExit::DirtyRingFull => bindings::KVM_EXIT_DIRTY_RING_FULL,
             UserExit::TprAccess { rip, is_write } => {
                 put!(self.__bindgen_anon_1.tpr_access.rip = rip);
                 put!(self.__bindgen_anon_1.tpr_access.is_write = is_write.into());

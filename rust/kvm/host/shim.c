@@ -403,6 +403,16 @@ void shim_fault_in(struct mm_struct *mm, u64 hva)
 	mmput(mm);
 }
 
+bool shim_vma_is_shared(struct vm_area_struct *vma)
+{
+	return vma->vm_flags & VM_SHARED;
+}
+
+u64 shim_vma_pages(struct vm_area_struct *vma)
+{
+	return vma_pages(vma);
+}
+
 void shim_get_page(struct page *page)
 {
 	get_page(page);

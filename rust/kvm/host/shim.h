@@ -116,6 +116,8 @@ int shim_get_user_page(u64 hva, bool write, struct page **page);
 bool shim_try_get_user_page(u64 hva, bool write, struct page **page);
 int shim_get_user_page_nowait(u64 hva, bool write, struct page **page);
 void shim_fault_in(struct mm_struct *mm, u64 hva);
+bool shim_vma_is_shared(struct vm_area_struct *vma);
+u64 shim_vma_pages(struct vm_area_struct *vma);
 void shim_get_page(struct page *page);
 void shim_put_page(struct page *page, bool dirty);
 int shim_host_mapping_shift(struct mm_struct *mm, u64 hva);

@@ -101,6 +101,8 @@ places! {
     PF_FIXED = c"pf_fixed";
     /// The access was emulated.
     PF_EMULATE = c"pf_emulate";
+    /// A write that exited was allowed without any lock.
+    PF_FAST = c"pf_fast";
     /// The processor's translations of this vCPU were flushed.
     TLB_FLUSH = c"tlb_flush";
     /// Exits from the guest.

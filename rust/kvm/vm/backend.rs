@@ -27,7 +27,10 @@ use kernel::prelude::*;
 
 use super::{
     event::Event,
-    memory::SecondLevel,
+    memory::{
+        Limits,
+        SecondLevel, //
+    },
     vcpu::Loaded, //
 };
 use crate::host::{
@@ -133,6 +136,8 @@ pub(crate) enum Exit {
         is_write: bool,
         is_fetch: bool,
     },
+    /// The processor's log of written frames is full.
+    LogFull,
     /// An exception that exits.
     Exception {
         vector: u8,
@@ -168,8 +173,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     /// What else a vCPU has.
     type Vcpu: Send;
 
-    /// The last guest frame that second-level tables can map.
-    fn max_gfn(&self) -> Gfn;
+    /// What second-level tables can do.
+    fn memory_limits(&self) -> Limits;
     /// What CPUID features the hardware can give guests that may use `xcr0`.
     fn cpuid_hardware(&self, xcr0: u64) -> Hardware;
     /// What a new VM shares.
@@ -305,6 +310,10 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn stop_timer(cx: &mut Loaded<'_, Self>);
     /// The local APIC is in another mode: what the processor does of it by itself follows.
     fn apic_mode_changed(cx: &mut Loaded<'_, Self>);
+    /// Has the processor log the frames that the guest writes first, or no longer.
+    fn set_write_log(cx: &mut Loaded<'_, Self>, on: bool);
+    /// Calls `note` with each frame of that log, which is empty afterwards.
+    fn drain_write_log(cx: &mut Loaded<'_, Self>, note: impl FnMut(Gfn));
     /// Translations of the guest's own page tables are stale.
     fn flush_guest_tlb(cx: &mut Loaded<'_, Self>);
 }

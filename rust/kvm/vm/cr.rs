@@ -130,7 +130,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn load_pdptes(&mut self, cr3: u64) -> Result<(), ()> {
         const TABLE: u64 = 0xffff_ffe0;
         let mut bytes = [0; 32];
-        let memory = self.vm.memory.access();
+        let memory = self.vcpu.guest_memory();
         memory
             .read(arch::addr::Gpa(cr3 & TABLE), &mut bytes)
             .map_err(drop)?;

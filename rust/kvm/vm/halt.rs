@@ -209,7 +209,7 @@ impl<B: Backend> Loaded<'_, B> {
             MpState::Uninitialized => requests.contains(Requests::INIT),
             MpState::InitReceived => requests.intersects(Requests::INIT | Requests::SIPI),
             MpState::Runnable | MpState::Halted => {
-                !requests.difference(Requests::PV).is_empty() || self.has_event()
+                !requests.difference(Requests::PASSIVE).is_empty() || self.has_event()
             }
         }
     }
@@ -248,7 +248,9 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Does what others asked of this vCPU.
     pub(crate) fn serve_requests(&mut self) {
-        let requests = self.vcpu.runner.take_requests(Requests::all());
+        // A ring is full until the VMM did something about it.
+        let served = Requests::all().difference(Requests::DIRTY_RING_FULL);
+        let requests = self.vcpu.runner.take_requests(served);
         if requests.contains(Requests::NMI) {
             self.queue_nmi();
         }
@@ -262,6 +264,9 @@ impl<B: Backend> Loaded<'_, B> {
         }
         if requests.intersects(Requests::PV) {
             self.serve_pv_requests(requests);
+        }
+        if requests.contains(Requests::LOG_WRITES) {
+            B::set_write_log(self, self.vm.memory.is_logged());
         }
         if requests.contains(Requests::PAGE_READY) {
             self.tell_of_pages();

@@ -371,7 +371,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn translate(&self, gva: Gva, size: Size, kind: AccessKind) -> Result<(), Fault> {
         let access = self.access(kind);
         let paging = self.paging();
-        let memory = self.vm.memory.access();
+        let memory = self.vcpu.guest_memory();
         for end in [gva, gva.offset(size.bytes() as u64 - 1)] {
             let translation = paging
                 .translate_and_mark(&mut &memory, end, access)
@@ -387,7 +387,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn copy_operand(&self, gva: Gva, mut copy: Copy<'_>) -> Result<(), Fault> {
         let access = self.access(copy.kind());
         let paging = self.paging();
-        let memory = self.vm.memory.access();
+        let memory = self.vcpu.guest_memory();
         let len = copy.len();
         let mut done = 0;
         while done < len {
@@ -410,8 +410,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// An operand that is no memory is the emulator's.
     fn deliver_or_emulate(&mut self, fault: Fault) -> Result<Next> {
         if let Fault::Unhandled = fault {
-            let vm = self.vm;
-            return self.emulate(&vm.memory.access(), None);
+            return self.emulate(&self.vcpu.guest_memory(), None);
         }
         self.deliver(fault)
     }

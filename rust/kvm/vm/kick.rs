@@ -49,8 +49,14 @@ bitflags! {
         const MOVED = 1 << 8;
         /// Memory is there that the guest waits for.
         const PAGE_READY = 1 << 9;
-        /// What `pv` serves. None of these ends a halt.
+        /// The processor is to log writes from now on, or not any more.
+        const LOG_WRITES = 1 << 10;
+        /// The VMM is to free entries of the ring that notes written pages.
+        const DIRTY_RING_FULL = 1 << 11;
+        /// What `pv` serves.
         const PV = Self::CLOCK.bits() | Self::STEAL_TIME.bits() | Self::MOVED.bits();
+        /// What does not end a halt.
+        const PASSIVE = Self::PV.bits() | Self::LOG_WRITES.bits() | Self::DIRTY_RING_FULL.bits();
     }
 }
 

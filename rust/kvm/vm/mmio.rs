@@ -38,17 +38,17 @@ impl<B: Backend> Loaded<'_, B> {
         is_write: bool,
         is_fetch: bool,
     ) -> Result<Next> {
-        let vm = self.vm;
-        let memory = vm.memory.access();
         self.count(stat::PF_TAKEN);
+        let memory = self.vcpu.guest_memory();
         match self
             .fault(&memory, gpa, is_write)
             .inspect_err(|_| self.leave_for_memory_fault(gpa))?
         {
-            Faulted::Resolved => {
+            Faulted::Mapped(_) => {
                 self.count(stat::PF_FIXED);
                 return Ok(Next::Guest);
             }
+            Faulted::Raced => return Ok(Next::Guest),
             Faulted::NotMemory | Faulted::NeedsIo(_) => {}
         }
 
@@ -75,7 +75,7 @@ impl<B: Backend> Loaded<'_, B> {
             let spare = &mut self.state.spare;
             match vm.memory.fault(memory, gpa, is_write, true, spare)? {
                 Faulted::NeedsIo(hva) if self.defer_fault(gpa, hva) => {
-                    return Ok(Faulted::Resolved);
+                    return Ok(Faulted::Raced);
                 }
                 Faulted::NeedsIo(_) => {}
                 faulted => return Ok(faulted),

@@ -9,7 +9,7 @@
 //! 1. `Vm::vcpus` (mutex): creating vCPUs, and adding up what was counted of them. The list of all
 //!    VMs (`abi/debugfs.rs`) is held over this one.
 //! 2. `Vcpu::state` (killable mutex): a vCPU's thread, for as long as KVM_RUN lasts.
-//! 3. `Memory::update` (mutex): changing slots.
+//! 3. `Memory::update` (mutex): changing slots, and sweeps.
 //! 4. `Memory::current` (SRCU): using slots. Nobody waits for its readers with 2 held.
 //! 5. the VMM's `mmap_lock` and page-table locks, taken by touching its memory. The memory manager
 //!    calls us with them held, so nothing below touches user memory.
@@ -32,6 +32,7 @@ mod cpuid;
 mod cr;
 mod debug;
 mod devices;
+mod dirty;
 mod emulate;
 mod event;
 mod halt;
@@ -47,6 +48,7 @@ mod mmio;
 mod msr;
 pub(crate) mod msr_filter;
 mod options;
+mod pre_fault;
 pub(crate) mod pv;
 mod report;
 mod run;
@@ -90,11 +92,17 @@ pub(crate) use self::{
         Irqfds, //
     },
     memory::{
+        Clear,
+        Limits,
+        Mapped,
         Mapping,
         Memory,
         Region,
         SecondLevel,
+        Serial,
         SpareTables,
+        LOG_OPTIONS,
+        MAX_RING_SIZE,
         MAX_SLOTS, //
     },
     options::Switches,
@@ -188,7 +196,7 @@ impl<B: Backend> Vm<B> {
     /// A VM of the current process, without memory or vCPUs.
     pub(crate) fn new(backend: Arc<B>) -> Result<Arc<Self>> {
         let mm = Arc::new(AddressSpace::current()?, GFP_KERNEL_ACCOUNT)?;
-        let memory = Memory::new(mm.clone(), backend.max_gfn().0)?;
+        let memory = Memory::new(mm.clone(), backend.memory_limits())?;
         let mirror = mmu_notifier::Registration::new(memory.clone(), mm)?;
         let machine = backend.new_machine()?;
         let clock = pv::Clock::new()?;

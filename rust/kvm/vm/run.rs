@@ -108,6 +108,9 @@ impl<B: Backend> Loaded<'_, B> {
             }
             if !self.is_running() {
                 self.block()?;
+            } else if self.ring_is_full() {
+                self.leave(&UserExit::DirtyRingFull);
+                return Ok(());
             } else if self.round()? == Next::User {
                 return Ok(());
             }
@@ -262,6 +265,9 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let time = guest_mode.exit();
         speculation::guest_left(&irqs_off);
+        if self.vm.memory.logs_writes() {
+            self.note_logged_writes();
+        }
 
         debug_regs::restore_host(&irqs_off);
         xcr0::switch_to_host(xcr0);
@@ -309,6 +315,15 @@ impl<B: Backend> Loaded<'_, B> {
                 guest_mode.pause(|| self.device_io(&io))
             }
             Exit::MsrWrite => guest_mode.pause(|| self.write_msr_locked()),
+            Exit::Memory {
+                gpa,
+                is_write: true,
+                ..
+            } if self.vm.memory.ever_logged()
+                && guest_mode.pause(|| self.allow_logged_write(guest_mode, gpa)) =>
+            {
+                true
+            }
             Exit::Hypercall => guest_mode.pause(|| self.hypercall_locked()),
             Exit::Memory {
                 gpa,
@@ -332,7 +347,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn handle(&mut self, exit: Exit) -> Result<Next> {
         match exit {
             // The inner loop served these, or the kernel did.
-            Exit::Handled | Exit::Cpuid | Exit::TimerExpired => Ok(Next::Guest),
+            Exit::Handled | Exit::Cpuid | Exit::TimerExpired | Exit::LogFull => Ok(Next::Guest),
             Exit::Hypercall => {
                 self.emulate_hypercall();
                 Ok(Next::Guest)

@@ -42,8 +42,13 @@ use super::{
         Irqchip,
         LocalApic, //
     },
-    kick::Runner,
+    kick::{
+        Requests,
+        Runner, //
+    },
     memory::{
+        DirtyRing,
+        GuestAccess,
         Memory,
         SpareTables, //
     },
@@ -96,6 +101,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) resident: B::Resident,
     pub(crate) steal_time: StealTime,
     pub(crate) stats: VcpuCounters,
+    /// Where the VMM finds which pages the vCPU wrote, where the VM has rings for that.
+    pub(crate) ring: Option<DirtyRing>,
     /// The VM's, for the scheduler's callbacks.
     memory: Arc<Memory<B::Tables>>,
     #[pin]
@@ -167,6 +174,10 @@ impl<B: Backend> Vcpu<B> {
     pub(crate) fn new(vm: &Vm<B>, id: u32) -> Result<Arc<Self>> {
         let (resident, hw) = vm.backend.new_vcpu()?;
         let runner = Arc::new(Runner::new(), GFP_KERNEL_ACCOUNT)?;
+        let ring = vm.memory.new_ring(&runner)?;
+        if vm.memory.logs_writes() {
+            runner.request_own(Requests::LOG_WRITES);
+        }
         let apic = vm.new_apic(id, runner.clone())?;
         let mp_state = if apic.is_none() || vm.is_boot_cpu(id) {
             MpState::Runnable
@@ -213,6 +224,7 @@ impl<B: Backend> Vcpu<B> {
                 resident: resident,
                 steal_time: StealTime::new(),
                 stats: VcpuCounters::new(),
+                ring: ring,
                 memory: vm.memory.clone(),
                 notifier <- Notifier::new(),
                 state <- KillableMutex::new(state, c"vcpu", kernel::static_lock_class!()),
@@ -224,6 +236,12 @@ impl<B: Backend> Vcpu<B> {
             Ok(())
         })?;
         Ok(vcpu)
+    }
+
+    /// Access to guest memory on behalf of this vCPU.
+    #[inline]
+    pub(crate) fn guest_memory(&self) -> GuestAccess<'_> {
+        self.memory.access(self.ring.as_ref())
     }
 
     /// Calls `f` with the state, which stays where it is.
@@ -281,7 +299,8 @@ impl<B: Backend> Resident for Vcpu<B> {
             } else {
                 stat::PREEMPTION_OTHER
             });
-            self.steal_time.mark_preempted(&self.memory);
+            self.steal_time
+                .mark_preempted(&self.memory, self.ring.as_ref());
         }
         self.resident.sched_out();
     }

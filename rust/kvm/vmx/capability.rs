@@ -97,6 +97,7 @@ const SECONDARY_OPTIONAL: Secondary = Secondary::ENABLE_VPID
     .union(Secondary::VIRTUALIZE_X2APIC_MODE)
     .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
     .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY)
+    .union(Secondary::ENABLE_PML)
     .union(Secondary::USE_TSC_SCALING);
 const CPU_OPTIONAL: CpuBased = CpuBased::USE_TPR_SHADOW;
 const PIN_OPTIONAL: PinBased = PinBased::POSTED_INTERRUPTS.union(PinBased::PREEMPTION_TIMER);
@@ -234,6 +235,9 @@ impl Capability {
         // A tag that cannot be flushed is of no use.
         if !ept_vpid.contains(EptVpidCap::INVVPID.union(EptVpidCap::INVVPID_SINGLE_CONTEXT)) {
             capability.secondary.got &= !Secondary::ENABLE_VPID.bits();
+        }
+        if !module_parameters::pml.value() || !ept_vpid.contains(EptVpidCap::ACCESSED_DIRTY) {
+            capability.secondary.drop(Secondary::ENABLE_PML.bits());
         }
         capability.settle_apic();
         if !module_parameters::preemption_timer.value() || !timer::is_reliable() {

@@ -80,6 +80,9 @@ fn exists(cx: &Loaded<'_, Vmx>, encoding: Encoding) -> bool {
     let capability = &cx.vm.backend.capability;
     let needs = match encoding {
         e if e == vmcs::VIRTUAL_PROCESSOR_ID.encoding() => Secondary::ENABLE_VPID,
+        e if e == vmcs::PML_ADDRESS.encoding() || e == vmcs::GUEST_PML_INDEX.encoding() => {
+            Secondary::ENABLE_PML
+        }
         e if e == vmcs::TSC_MULTIPLIER.encoding() => Secondary::USE_TSC_SCALING,
         e if e == vmcs::PLE_GAP.encoding() || e == vmcs::PLE_WINDOW.encoding() => {
             Secondary::PAUSE_LOOP_EXITING

@@ -5,6 +5,12 @@
 //! A table is owned by the entry that refers to it. When a whole table goes, its entry is made not
 //! present but keeps the address until the processors have forgotten it; only then is the subtree
 //! freed.
+//!
+//! Whoever changes the tree has the [`Serial`]. Beside that, a vCPU in its turn may make a leaf
+//! writable, without any lock: nobody frees a table before that turn is over.
+
+mod leaves;
+mod subtree;
 
 use core::{
     ops::Range,
@@ -15,11 +21,14 @@ use core::{
 };
 
 use arch::{
-    addr::Hpa,
+    addr::{
+        Gfn,
+        Hpa, //
+    },
     ept::{
         self,
         Entry,
-        EntryFlags,
+        Writes,
         ENTRIES,
         LEVELS, //
     },
@@ -27,10 +36,15 @@ use arch::{
 use kernel::prelude::*;
 
 use crate::{
-    host::page::HardwarePage,
+    host::{
+        guest_mode::GuestMode,
+        page::HardwarePage, //
+    },
     vm::{
+        Mapped,
         Mapping,
         SecondLevel,
+        Serial,
         SpareTables, //
     },
 };
@@ -43,6 +57,8 @@ type Table = [AtomicU64; ENTRIES];
 /// The tables of a VM.
 pub(crate) struct Ept {
     root: HardwarePage,
+    /// The processor logs which pages a guest writes, by dirty flags.
+    logs_writes: bool,
 }
 
 /// The table that `entry` refers to.
@@ -92,85 +108,35 @@ fn for_each_in(
     }
 }
 
-fn unmap(table: &Table, base: u64, level: u8, frames: &Range<u64>) -> bool {
-    let mut any = false;
-    for_each_in(table, base, level, frames, |slot, covered| {
-        let entry = load(slot);
-        if !entry.is_present() {
-            return;
-        }
-        if entry.is_leaf(level) {
-            store(slot, Entry::EMPTY);
-            any = true;
-        } else if frames.start <= covered.start && covered.end <= frames.end {
-            store(slot, Entry(entry.address().0 | DETACHED));
-            any = true;
-        } else {
-            // SAFETY: A present entry that is no leaf refers to a table; we hold the tree.
-            let below = unsafe { self::table(entry) };
-            any |= unmap(below, covered.start, level - 1, frames);
-        }
-    });
-    any
-}
-
-fn free_detached(table: &Table, base: u64, level: u8, frames: &Range<u64>) {
-    for_each_in(table, base, level, frames, |slot, covered| {
-        let entry = load(slot);
-        if entry.0 & DETACHED != 0 {
-            store(slot, Entry::EMPTY);
-            free_subtree(entry.address(), level - 1);
-        } else if entry.is_present() && !entry.is_leaf(level) {
-            // SAFETY: As in `unmap`.
-            let below = unsafe { self::table(entry) };
-            free_detached(below, covered.start, level - 1, frames);
-        }
-    });
-}
-
-/// Frees the table at `hpa`, which nothing refers to any more, and all below it.
-fn free_subtree(hpa: Hpa, level: u8) {
-    // SAFETY: The address is that of a table of this tree, and its only reference is gone.
-    let page = unsafe { HardwarePage::from_hpa(hpa) };
-    if level == 1 {
-        return;
-    }
-    for slot in page.words() {
-        let entry = load(slot);
-        let owns_table = entry.0 & DETACHED != 0 || (entry.is_present() && !entry.is_leaf(level));
-        if owns_table {
-            free_subtree(entry.address(), level - 1);
+impl Ept {
+    /// What a leaf for `mapping` lets the guest do.
+    fn writes(&self, mapping: &Mapping) -> Writes {
+        match (mapping.writable, mapping.log_writes) {
+            (false, _) => Writes::Never,
+            (true, false) => Writes::Free,
+            (true, true) if self.logs_writes => Writes::SetDirty,
+            (true, true) => Writes::Exit,
         }
     }
-}
 
-fn test_young(table: &Table, base: u64, level: u8, frames: &Range<u64>, clear: bool) -> bool {
-    let mut young = false;
-    for_each_in(table, base, level, frames, |slot, covered| {
-        let entry = load(slot);
-        if !entry.is_present() {
-            return;
+    /// Puts a table of smaller pages in the place of the large page `entry` at `level`. First
+    /// writes of all of them will be heard of.
+    fn split(&self, slot: &AtomicU64, entry: Entry, level: u8, page: HardwarePage) -> Entry {
+        for (index, part) in page.words().iter().enumerate() {
+            let entry = entry.part(level, index);
+            store(part, leaves::heard_of(entry, level - 1, self.logs_writes));
         }
-        if !entry.is_leaf(level) {
-            // SAFETY: As in `unmap`.
-            let below = unsafe { self::table(entry) };
-            young |= test_young(below, covered.start, level - 1, frames, clear);
-            return;
-        }
-        young |= entry.is_accessed();
-        if clear {
-            // The translation may stay cached and the flag stay clear: aging is a guess anyway,
-            // and a flush would cost more than it tells.
-            slot.fetch_and(!EntryFlags::ACCESSED.bits(), Ordering::Relaxed);
-        }
-    });
-    young
+        let table = Entry::table(page.into_hpa());
+        store(slot, table);
+        table
+    }
 }
 
 impl SecondLevel for Ept {
-    fn new() -> Result<Self> {
+    fn new(logs_writes: bool) -> Result<Self> {
         Ok(Self {
             root: HardwarePage::new()?,
+            logs_writes,
         })
     }
 
@@ -178,7 +144,7 @@ impl SecondLevel for Ept {
         self.root.hpa()
     }
 
-    fn map(&mut self, mapping: &Mapping, spare: &mut SpareTables) {
+    fn map(&self, _serial: &mut Serial, mapping: &Mapping, spare: &mut SpareTables) -> Mapped {
         let gfn = mapping.gfn.0;
         let wanted = 1 + (mapping.order / 9) as u8;
         let mut table: &Table = self.root.words();
@@ -191,38 +157,63 @@ impl SecondLevel for Ept {
             if level == 1 || (level == wanted && !has_table) {
                 let mask = (1u64 << ept::level_shift(level)) * 4096 - 1;
                 let page = Hpa(mapping.hpa.0 & !mask);
-                store(slot, Entry::leaf(page, level, mapping.writable));
-                return;
+                store(slot, Entry::leaf(page, level, self.writes(mapping)));
+                return Mapped::Order(ept::level_shift(level));
             }
             let next = if has_table {
                 entry
-            } else if entry.is_present() {
+            } else if entry.is_present() && (!mapping.is_write || entry.is_writable()) {
                 // A large page is there already, by another vCPU that was faster.
-                return;
+                return Mapped::Order(ept::level_shift(level));
             } else {
                 let Some(page) = spare.take() else {
-                    return;
+                    return Mapped::Nothing;
                 };
-                let entry = Entry::table(page.into_hpa());
-                store(slot, entry);
-                entry
+                if entry.is_present() {
+                    self.split(slot, entry, level, page)
+                } else {
+                    let entry = Entry::table(page.into_hpa());
+                    store(slot, entry);
+                    entry
+                }
             };
-            // SAFETY: The entry is a table's; `&mut self` keeps the tree.
+            // SAFETY: The entry is a table's; who has the `Serial` keeps the tree.
             table = unsafe { self::table(next) };
             level -= 1;
         }
     }
 
-    fn unmap(&mut self, frames: Range<u64>) -> bool {
-        unmap(self.root.words(), 0, LEVELS, &frames)
+    fn unmap(&self, _serial: &mut Serial, frames: Range<u64>) -> bool {
+        subtree::unmap(self.root.words(), 0, LEVELS, &frames)
     }
 
-    fn free_unmapped(&mut self, frames: Range<u64>) {
-        free_detached(self.root.words(), 0, LEVELS, &frames);
+    fn free_unmapped(&self, _serial: &mut Serial, frames: Range<u64>) {
+        subtree::free_detached(self.root.words(), 0, LEVELS, &frames);
     }
 
-    fn test_young(&mut self, frames: Range<u64>, clear: bool) -> bool {
-        test_young(self.root.words(), 0, LEVELS, &frames, clear)
+    fn join(
+        &self,
+        _serial: &mut Serial,
+        frames: Range<u64>,
+        mut can_join: impl FnMut(Gfn, u32) -> bool,
+    ) -> bool {
+        subtree::join(self.root.words(), 0, LEVELS, &frames, &mut can_join)
+    }
+
+    fn test_young(&self, _serial: &mut Serial, frames: Range<u64>, clear: bool) -> bool {
+        leaves::test_young(self.root.words(), 0, LEVELS, &frames, clear)
+    }
+
+    fn hear_of_writes(&self, _serial: &mut Serial, frames: Range<u64>) -> bool {
+        leaves::hear_of_writes(self.root.words(), 0, LEVELS, &frames, self.logs_writes)
+    }
+
+    fn hear_of_writes_masked(&self, _serial: &mut Serial, first: Gfn, mask: u64) -> bool {
+        leaves::hear_of_writes_masked(self.root.words(), first.0, mask, self.logs_writes)
+    }
+
+    fn allow_write(&self, _turn: &GuestMode<'_>, gfn: Gfn, small_alone: bool) -> Option<bool> {
+        leaves::allow_write(self.root.words(), gfn.0, small_alone)
     }
 }
 
@@ -231,7 +222,7 @@ impl Drop for Ept {
         for slot in self.root.words() {
             let entry = load(slot);
             if entry.is_present() || entry.0 & DETACHED != 0 {
-                free_subtree(entry.address(), LEVELS - 1);
+                subtree::free(entry.address(), LEVELS - 1);
             }
         }
     }

@@ -23,6 +23,7 @@ mod timer;
 mod vmcs;
 mod vmxon;
 mod vpid;
+mod write_log;
 
 use arch::{
     addr::{
@@ -31,6 +32,7 @@ use arch::{
     },
     controls::{
         CpuBased,
+        EptVpidCap,
         PinBased,
         Secondary, //
     },
@@ -64,6 +66,7 @@ use self::{
         Vpid,
         Vpids, //
     },
+    write_log::WriteLog, //
 };
 use crate::{
     host::{
@@ -86,6 +89,7 @@ use crate::{
             TableRegister, //
         },
         Event,
+        Limits,
         Loaded,
         SHADOW_MOV_SS,
         SHADOW_STI, //
@@ -122,6 +126,8 @@ pub(crate) struct VmxVcpu {
     flush_guest_tlb: bool,
     virtual_apic: VirtualApic,
     timer: PreemptionTimer,
+    /// Where the processor notes which pages the guest writes.
+    write_log: Option<WriteLog>,
 }
 
 impl Vmx {
@@ -160,10 +166,25 @@ impl Backend for Vmx {
     type Resident = Vmcs;
     type Vcpu = VmxVcpu;
 
-    fn max_gfn(&self) -> Gfn {
+    fn memory_limits(&self) -> Limits {
         // Four levels of EPT translate 48 bits; a processor may have fewer.
         let bits = (crate::host::cpu::cpuid(0x8000_0008, 0)[0] & 0xff).min(48);
-        Gfn((1 << (bits - 12)) - 1)
+        let ept = self.capability.ept_vpid;
+        Limits {
+            max_gfn: (1 << (bits - 12)) - 1,
+            max_order: if ept.contains(EptVpidCap::PAGE_1G) {
+                18
+            } else if ept.contains(EptVpidCap::PAGE_2M) {
+                9
+            } else {
+                0
+            },
+            logged_writes: if self.capability.has(Secondary::ENABLE_PML) {
+                write_log::ENTRIES
+            } else {
+                0
+            },
+        }
     }
 
     fn cpuid_hardware(&self, xcr0: u64) -> arch::cpuid::Hardware {
@@ -188,6 +209,13 @@ impl Backend for Vmx {
         // As long as no local APIC says otherwise.
         secondary.remove(apic::SECONDARY);
         secondary.set(Secondary::ENABLE_VPID, vpid.is_some());
+        let write_log = if secondary.contains(Secondary::ENABLE_PML) {
+            Some(WriteLog::new()?)
+        } else {
+            None
+        };
+        // Until a slot has a log.
+        secondary.remove(Secondary::ENABLE_PML);
         let vcpu = VmxVcpu {
             // Both are turned on where they are used.
             pin_based: PinBased::from_bits_retain(self.capability.pin_based.got)
@@ -205,6 +233,7 @@ impl Backend for Vmx {
             flush_guest_tlb: true,
             virtual_apic: VirtualApic::default(),
             timer: PreemptionTimer::new(),
+            write_log,
         };
         Ok((Vmcs::new(self.revision_id(), self.has_rdtscp())?, vcpu))
     }
@@ -520,6 +549,14 @@ impl Backend for Vmx {
 
     fn apic_mode_changed(cx: &mut Loaded<'_, Self>) {
         apic::follow_mode(cx);
+    }
+
+    fn set_write_log(cx: &mut Loaded<'_, Self>, on: bool) {
+        write_log::set(cx, on);
+    }
+
+    fn drain_write_log(cx: &mut Loaded<'_, Self>, note: impl FnMut(Gfn)) {
+        write_log::drain(cx, note);
     }
 
     fn flush_guest_tlb(cx: &mut Loaded<'_, Self>) {

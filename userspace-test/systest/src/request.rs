@@ -166,6 +166,7 @@ pub const GET_EMULATED_CPUID: Request<Cpuid> = sized(3, 0x09, 8);
 pub const GET_MSR_FEATURE_INDEX_LIST: Request<MsrList> = sized(3, 0x0a, 4);
 pub const CREATE_VCPU: u64 = ioc(0, 0x41, 0);
 pub const GET_STATS_FD: u64 = ioc(0, 0xce, 0);
+pub const GET_DIRTY_LOG: Request<kvm_dirty_log> = write(0x42);
 pub const SET_USER_MEMORY_REGION: Request<kvm_userspace_memory_region> = write(0x46);
 pub const SET_TSS_ADDR: u64 = ioc(0, 0x47, 0);
 pub const SET_IDENTITY_MAP_ADDR: Request<u64> = write(0x48);
@@ -199,6 +200,9 @@ pub const GET_XSAVE: Request<kvm_xsave> = read(0xa4);
 pub const SET_XSAVE: Request<kvm_xsave> = write(0xa5);
 pub const GET_XCRS: Request<kvm_xcrs> = read(0xa6);
 pub const SET_XCRS: Request<kvm_xcrs> = write(0xa7);
+pub const CLEAR_DIRTY_LOG: Request<kvm_clear_dirty_log> = read_write(0xc0);
+pub const RESET_DIRTY_RINGS: u64 = ioc(0, 0xc7, 0);
+pub const PRE_FAULT_MEMORY: Request<kvm_pre_fault_memory> = read_write(0xd5);
 pub const GET_SREGS2: Request<kvm_sregs2> = read(0xcc);
 pub const SET_SREGS2: Request<kvm_sregs2> = write(0xcd);
 /// Takes a buffer whose size KVM_CAP_XSAVE2 tells; see [`KvmFd::at`].

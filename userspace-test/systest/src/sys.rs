@@ -330,6 +330,32 @@ pub fn memory_file(len: usize) -> OwnedFd {
     file
 }
 
+/// Whether part of a file can be mapped so; it is not for long.
+pub fn map_and_unmap(
+    fd: RawFd,
+    len: usize,
+    protection: i32,
+    flags: i32,
+    offset: usize,
+) -> Result<(), Errno> {
+    // SAFETY: a new mapping at an address of the kernel's choice, which goes again.
+    unsafe {
+        let start = libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            protection,
+            flags,
+            fd,
+            offset as i64,
+        );
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        libc::munmap(start, len);
+    }
+    Ok(())
+}
+
 /// Gives back the memory behind `offset..offset + len` of a file.
 pub fn punch_hole(file: &OwnedFd, offset: usize, len: usize) {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

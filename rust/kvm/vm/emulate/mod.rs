@@ -88,8 +88,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// and moves data between a register and a chip in the kernel, which is at `gpa` and which the
     /// processor found at `gva`. Returns whether it was; if not, nothing has happened.
     pub(crate) fn emulate_at_chip(&mut self, gpa: Gpa, gva: Gva, is_write: bool) -> bool {
-        let vm = self.vm;
-        let memory = vm.memory.access();
+        let memory = self.vcpu.guest_memory();
         if self.state.events.injected.is_some() || memory.is_memory(gpa, false) {
             return false;
         }
@@ -122,7 +121,7 @@ impl<B: Backend> Loaded<'_, B> {
             self.state.emulation.begin(None);
             return Ok(Next::Guest);
         }
-        let memory = self.vm.memory.access();
+        let memory = self.vcpu.guest_memory();
         let result = emulator::execute(&instruction, &mut Guest::new(self, &memory));
         self.conclude(&instruction, result)
     }
@@ -244,7 +243,7 @@ impl<B: Backend> Loaded<'_, B> {
             }
         }
         let mut bytes = [0; emulator::MAX_LENGTH];
-        let memory = self.vm.memory.access();
+        let memory = self.vcpu.guest_memory();
         let len = Guest::new(self, &memory).fetch_bytes(&mut bytes);
         self.emulation_error(&bytes[..len])
     }

@@ -36,7 +36,10 @@ impl<B: Backend> Loaded<'_, B> {
         let waiting = u32::from(apic.lapic.highest_irr().unwrap_or(0));
         let word = u32::from(apic.lapic.tpr()) | in_service << 8 | waiting << 24;
         // A guest that has no memory there any more harms itself alone.
-        let _ = self.vm.memory.access().write(Gpa(gpa), &word.to_le_bytes());
+        let _ = self
+            .vcpu
+            .guest_memory()
+            .write(Gpa(gpa), &word.to_le_bytes());
     }
 
     /// After the guest ran: the task priority that it left there.
@@ -45,7 +48,7 @@ impl<B: Backend> Loaded<'_, B> {
             return;
         };
         let mut word = [0; 4];
-        if self.vm.memory.access().read(Gpa(gpa), &mut word).is_ok() {
+        if self.vcpu.guest_memory().read(Gpa(gpa), &mut word).is_ok() {
             apic.lapic.set_tpr(word[0]);
         }
     }

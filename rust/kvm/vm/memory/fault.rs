@@ -5,30 +5,38 @@
 use core::sync::atomic::Ordering;
 
 use arch::addr::{
+    Gfn,
     Gpa,
-    Hva, //
+    Hva,
+    PAGE_SHIFT, //
 };
 use kernel::prelude::*;
 
 use super::{
+    DirtyRing,
     GuestAccess,
+    Mapped,
     Mapping,
     Memory,
     SecondLevel,
+    Slot,
     SpareTables, //
 };
-use crate::host::mm::UserPage;
+use crate::host::{
+    guest_mode::GuestMode,
+    mm::UserPage, //
+};
 
-/// log2 of the small pages in a 2-MiB page.
-const LARGE_ORDER: u32 = 9;
-/// log2 of the bytes in one.
-const LARGE_SHIFT: u32 = 21;
+/// log2 of the small pages that larger pages have, from the largest on: 1 GiB and 2 MiB.
+const ORDERS: [u32; 2] = [18, 9];
 
 /// How a fault ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Faulted {
-    /// The guest can go on, or try again.
-    Resolved,
+    /// The guest can go on: a page of that many small ones, log2, is mapped.
+    Mapped(u32),
+    /// Something came between, and the guest is to try again.
+    Raced,
     /// The page would have to be fetched from a disk first; it is the VMM's at this address.
     NeedsIo(Hva),
     /// No memory there, or none that may be written: the access is the VMM's to emulate.
@@ -75,30 +83,80 @@ impl<T: SecondLevel> Memory<T> {
         };
 
         let mut tables = self.tables.lock();
+        let tables = &mut *tables;
         let raced = tables.slots.generation != slots.generation
             || self.invalidations.load(Ordering::Relaxed) != invalidations
             || (tables.in_progress != 0 && tables.in_progress_range.contains(&hva.0));
-        if !raced {
-            let large = slot.allows_order(gfn, LARGE_ORDER)
-                && self
-                    .mm
-                    .mapping_shift(hva)
-                    .is_some_and(|shift| shift >= LARGE_SHIFT);
-            tables.second_level.map(
-                &Mapping {
-                    gfn,
-                    hpa: page.hpa(),
-                    order: if large { LARGE_ORDER } else { 0 },
-                    writable: page.writable,
-                },
-                spare,
-            );
+        if raced {
+            return Ok(Faulted::Raced);
         }
-        drop(tables);
-
-        if page.writable && !raced {
+        let mapped = self.second_level.map(
+            &mut tables.serial,
+            &Mapping {
+                gfn,
+                hpa: page.hpa(),
+                order: self.order(slot, gfn),
+                writable: page.writable,
+                is_write: write,
+                log_writes: slot.log.is_some() && !write,
+            },
+            spare,
+        );
+        if page.writable {
             page.mark_dirty();
+            if write {
+                access.mark_dirty(slot, gfn);
+            }
         }
-        Ok(Faulted::Resolved)
+        Ok(match mapped {
+            Mapped::Order(order) => Faulted::Mapped(order),
+            Mapped::Nothing => Faulted::Raced,
+        })
+    }
+
+    /// log2 of the small pages in the largest page that can be mapped around `gfn`: one that the VMM
+    /// has as a whole, unless writes are to be noted for each small one.
+    fn order(&self, slot: &Slot, gfn: Gfn) -> u32 {
+        if slot.log.is_some() {
+            return 0;
+        }
+        let max = self.limits.max_order;
+        let mut fitting = ORDERS
+            .into_iter()
+            .filter(|order| *order <= max && slot.allows_order(gfn, *order))
+            .peekable();
+        if fitting.peek().is_none() {
+            return 0;
+        }
+        let hva = slot.hva_of(gfn);
+        let shift = self.mm.mapping_shift(hva).unwrap_or(0);
+        fitting
+            .find(|order| order + PAGE_SHIFT <= shift)
+            .unwrap_or(0)
+    }
+
+    /// The guest's write to a frame exited. If all that was missing is that somebody notes it, does
+    /// that, and returns whether it was. For a vCPU between its entries.
+    #[inline]
+    pub(crate) fn allow_logged_write(
+        &self,
+        turn: &GuestMode<'_>,
+        ring: Option<&DirtyRing>,
+        gpa: Gpa,
+    ) -> bool {
+        let gfn = gpa.gfn();
+        let access = self.access(ring);
+        let Some(slot) = access.slots().find(gfn).filter(|slot| !slot.is_readonly()) else {
+            return false;
+        };
+        match self.second_level.allow_write(turn, gfn, slot.log.is_some()) {
+            None => false,
+            Some(first) => {
+                if first {
+                    access.mark_dirty(slot, gfn);
+                }
+                true
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ use arch::{
 use kernel::prelude::*;
 
 use super::{
+    DirtyRing,
     Memory,
     SecondLevel,
     Slot,
@@ -35,14 +36,18 @@ pub(crate) struct GuestAccess<'a> {
     slots: Reader<'a, Slots>,
     /// The place of the slot that was found last: page tables and what they map are often in one.
     last: Cell<usize>,
+    /// The ring of the vCPU that this is for, which notes what is written, where the VM has rings.
+    ring: Option<&'a DirtyRing>,
 }
 
 impl<T: SecondLevel> Memory<T> {
-    /// Access to guest memory.
-    pub(crate) fn access(&self) -> GuestAccess<'_> {
+    /// Access to guest memory, for the vCPU that has `ring`.
+    #[inline]
+    pub(crate) fn access<'a>(&'a self, ring: Option<&'a DirtyRing>) -> GuestAccess<'a> {
         GuestAccess {
             slots: self.current.read(),
             last: Cell::new(0),
+            ring,
         }
     }
 }
@@ -67,6 +72,9 @@ impl GuestAccess<'_> {
             }
             let hva = slot.hva_of(at.gfn()).offset(at.page_offset());
             f(hva, done..done + part)?;
+            if write {
+                slot.mark_dirty(at.gfn(), self.ring);
+            }
             done += part;
         }
         Ok(())
@@ -111,10 +119,12 @@ impl GuestAccess<'_> {
     ///
     /// As for [`Self::write`].
     pub(crate) fn exchange_u8(&self, gpa: Gpa, value: u8) -> Result<u8> {
-        if !self.is_memory(gpa, true) {
-            return Err(EFAULT);
-        }
-        mm::exchange_u8(self.hva(gpa).ok_or(EFAULT)?, value)
+        let slot = self.find(gpa.gfn()).filter(|slot| !slot.is_readonly());
+        let slot = slot.ok_or(EFAULT)?;
+        let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
+        let old = mm::exchange_u8(hva, value)?;
+        slot.mark_dirty(gpa.gfn(), self.ring);
+        Ok(old)
     }
 
     /// The slot of a frame.
@@ -149,8 +159,16 @@ impl GuestAccess<'_> {
         if slot.is_readonly() {
             return None;
         }
+        self.replace(slot, gpa, value(old)?, value(new)?, new.len())
+    }
+
+    fn replace(&self, slot: &Slot, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {
         let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
-        mm::compare_exchange(hva, value(old)?, value(new)?, new.len())
+        let replaced = mm::compare_exchange(hva, old, new, size)?;
+        if replaced {
+            slot.mark_dirty(gpa.gfn(), self.ring);
+        }
+        Some(replaced)
     }
 
     /// Sets accessed and dirty bits in a paging-structure entry. One in a read-only slot stays as it
@@ -160,14 +178,25 @@ impl GuestAccess<'_> {
         if slot.is_readonly() {
             return Some(true);
         }
-        let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
-        mm::compare_exchange(hva, old, new, size)
+        self.replace(slot, gpa, old, new, size)
     }
 
     /// Counts changes of the slots.
     #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.slots.generation
+    }
+
+    /// Notes that the guest writes a page of `slot`.
+    pub(super) fn mark_dirty(&self, slot: &Slot, gfn: Gfn) {
+        slot.mark_dirty(gfn, self.ring);
+    }
+
+    /// Notes that the guest has written a frame.
+    pub(crate) fn note_write(&self, gfn: Gfn) {
+        if let Some(slot) = self.find(gfn) {
+            slot.mark_dirty(gfn, self.ring);
+        }
     }
 
     /// The slots.

@@ -46,7 +46,10 @@ impl<T: SecondLevel> Mirror for Memory<T> {
         let slots = tables.slots.clone();
         drop(tables);
 
-        for frames in slots.iter().filter_map(|slot| frames_in(slot, &range)) {
+        for frames in slots
+            .near(&range)
+            .filter_map(|slot| frames_in(slot, &range))
+        {
             self.unmap(frames);
         }
     }
@@ -61,8 +64,13 @@ impl<T: SecondLevel> Mirror for Memory<T> {
         let mut tables = self.tables.lock();
         let slots = tables.slots.clone();
         let mut young = false;
-        for frames in slots.iter().filter_map(|slot| frames_in(slot, &range)) {
-            young |= tables.second_level.test_young(frames, clear);
+        for frames in slots
+            .near(&range)
+            .filter_map(|slot| frames_in(slot, &range))
+        {
+            young |= self
+                .second_level
+                .test_young(&mut tables.serial, frames, clear);
         }
         young
     }

@@ -12,8 +12,16 @@ use arch::addr::{
     PAGE_SHIFT,
     PAGE_SIZE, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    rbtree::RBTree,
+    sync::Arc, //
+};
 
+use super::{
+    dirty::Log,
+    dirty_ring::DirtyRing, //
+};
 use crate::host::mm;
 
 /// Slots a VM can have; KVM keeps three of 32767 for itself, and KVM_CAP_NR_MEMSLOTS says so.
@@ -27,19 +35,26 @@ pub(crate) const FLAG_LOG_DIRTY: u32 = 1 << 0;
 pub(crate) const FLAG_READONLY: u32 = 1 << 1;
 
 /// One slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Slot {
     pub(crate) id: u32,
     pub(crate) flags: u32,
     pub(crate) base: Gfn,
     pub(crate) pages: u64,
     pub(crate) hva: Hva,
+    /// How the VMM learns which of its pages were written, if it wants to.
+    pub(crate) log: Option<Log>,
 }
 
 impl Slot {
     /// Its frames.
     pub(crate) fn frames(&self) -> Range<u64> {
         self.base.0..self.base.0 + self.pages
+    }
+
+    /// Whether written pages are to be noted.
+    pub(super) fn wants_log(&self) -> bool {
+        self.flags & FLAG_LOG_DIRTY != 0
     }
 
     /// Whether a frame is in it.
@@ -56,6 +71,16 @@ impl Slot {
     /// The VMM's addresses of the slot.
     pub(crate) fn hvas(&self) -> Range<u64> {
         self.hva.0..self.hva.0 + (self.pages << PAGE_SHIFT)
+    }
+
+    /// Notes that a page was written, if anybody wants to know; in `ring` where there are rings.
+    #[inline]
+    pub(crate) fn mark_dirty(&self, gfn: Gfn, ring: Option<&DirtyRing>) {
+        match (&self.log, ring) {
+            (None, _) | (Some(Log::Rings), None) => {}
+            (Some(Log::Bitmap(bitmap)), _) => bitmap.mark(gfn.0 - self.base.0),
+            (Some(Log::Rings), Some(ring)) => ring.push(self.id, gfn.0 - self.base.0),
+        }
     }
 
     /// Whether the guest may not write.
@@ -85,7 +110,6 @@ pub(crate) struct Region {
 }
 
 /// What it comes to.
-#[derive(Clone, Copy)]
 pub(crate) enum Change {
     /// Nothing.
     None,
@@ -99,18 +123,77 @@ pub(crate) enum Change {
     Flags { old: Slot, new: Slot },
 }
 
-/// The slots of a VM at one moment, sorted by frame, never overlapping.
-pub(crate) struct Slots {
+impl Change {
+    /// The slot as it was.
+    pub(super) fn before(&self) -> Option<&Slot> {
+        match self {
+            Self::None | Self::Create(_) => None,
+            Self::Delete(old) | Self::Move { old, .. } | Self::Flags { old, .. } => Some(old),
+        }
+    }
+
+    /// The slot as it will be.
+    pub(super) fn after(&self) -> Option<&Slot> {
+        match self {
+            Self::None | Self::Delete(_) => None,
+            Self::Create(new) | Self::Move { new, .. } | Self::Flags { new, .. } => Some(new),
+        }
+    }
+
+    /// As [`Self::after`], to say how its pages are logged.
+    pub(super) fn after_mut(&mut self) -> Option<&mut Slot> {
+        match self {
+            Self::None | Self::Delete(_) => None,
+            Self::Create(new) | Self::Move { new, .. } | Self::Flags { new, .. } => Some(new),
+        }
+    }
+}
+
+/// Slots in a part at most.
+const IN_PART: usize = 64;
+
+/// Neighbours among the slots: never none, and never more than [`IN_PART`].
+struct Part {
     sorted: KVVec<Slot>,
+    /// Where in the VMM's memory they all lie.
+    hvas: Range<u64>,
+}
+
+impl Part {
+    /// The slots of `runs`, one behind the other.
+    fn new(runs: &[&[Slot]]) -> Result<Arc<Self>> {
+        let count = runs.iter().map(|run| run.len()).sum();
+        let mut sorted = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for slot in runs.iter().flat_map(|run| run.iter()) {
+            sorted.push(slot.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+        let starts = sorted.iter().map(|slot| slot.hvas().start);
+        let ends = sorted.iter().map(|slot| slot.hvas().end);
+        let hvas = starts.min().unwrap_or(0)..ends.max().unwrap_or(0);
+        Ok(Arc::new(Self { sorted, hvas }, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn first(&self) -> Gfn {
+        self.sorted[0].base
+    }
+}
+
+/// The slots of a VM at one moment, sorted by frame, never overlapping. In parts, so that a change
+/// of one among many slots need not copy all.
+pub(crate) struct Slots {
+    parts: KVVec<Arc<Part>>,
     /// Counts changes.
     pub(crate) generation: u64,
 }
+
+/// Where each slot is, by its number: its first frame.
+pub(super) type Ids = RBTree<u32, Gfn>;
 
 impl Slots {
     /// No slots.
     pub(crate) const fn empty() -> Self {
         Self {
-            sorted: KVVec::new(),
+            parts: KVVec::new(),
             generation: 0,
         }
     }
@@ -121,23 +204,58 @@ impl Slots {
         self.get(self.place(gfn)?)
     }
 
+    /// The last slot that begins at a frame or before it: its part, and its index there.
+    #[inline]
+    fn last_before(&self, gfn: Gfn) -> Option<(usize, usize)> {
+        let part = self
+            .parts
+            .partition_point(|part| part.first() <= gfn)
+            .checked_sub(1)?;
+        let sorted = &self.parts.get(part)?.sorted;
+        let index = sorted
+            .partition_point(|slot| slot.base <= gfn)
+            .checked_sub(1)?;
+        Some((part, index))
+    }
+
     /// The place of a frame's slot among the slots.
     #[inline]
     pub(crate) fn place(&self, gfn: Gfn) -> Option<usize> {
-        let after = self.sorted.partition_point(|slot| slot.base <= gfn);
-        let place = after.checked_sub(1)?;
-        self.sorted.get(place)?.contains(gfn).then_some(place)
+        let (part, index) = self.last_before(gfn)?;
+        let place = part * IN_PART + index;
+        self.get(place)?.contains(gfn).then_some(place)
     }
 
     /// The slot at a place.
     #[inline]
     pub(crate) fn get(&self, place: usize) -> Option<&Slot> {
-        self.sorted.get(place)
+        self.parts.get(place / IN_PART)?.sorted.get(place % IN_PART)
     }
 
     /// All slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.sorted.iter()
+        self.parts.iter().flat_map(|part| part.sorted.iter())
+    }
+
+    /// The slots that may have memory in `hvas`.
+    pub(super) fn near<'a>(&'a self, hvas: &Range<Hva>) -> impl Iterator<Item = &'a Slot> {
+        let (start, end) = (hvas.start.0, hvas.end.0);
+        self.parts
+            .iter()
+            .filter(move |part| part.hvas.start < end && start < part.hvas.end)
+            .flat_map(|part| part.sorted.iter())
+    }
+
+    /// Whether a slot other than number `id` has one of `frames`.
+    fn overlaps(&self, frames: &Range<u64>, id: u32) -> bool {
+        let (first, index) = self.last_before(Gfn(frames.start)).unwrap_or((0, 0));
+        let parts = self.parts.get(first..).unwrap_or(&[]);
+        parts
+            .iter()
+            .flat_map(|part| part.sorted.iter())
+            .skip(index)
+            .take_while(|slot| slot.base.0 < frames.end)
+            .any(|slot| slot.id != id && frames.start < slot.frames().end)
     }
 
     /// What `region` asks for, checked.
@@ -146,15 +264,12 @@ impl Slots {
     ///
     /// EINVAL for malformed requests, and for what a slot cannot change; EEXIST where slots would
     /// overlap.
-    pub(crate) fn plan(&self, region: &Region, max_gfn: u64) -> Result<Change> {
+    pub(super) fn plan(&self, region: &Region, ids: &Ids, max_gfn: u64) -> Result<Change> {
         check_form(region)?;
 
         let pages = region.size >> PAGE_SHIFT;
-        let old = self
-            .sorted
-            .iter()
-            .find(|slot| slot.id == region.slot)
-            .copied();
+        let old = ids.get(&region.slot).and_then(|base| self.find(*base));
+        let old = old.cloned();
         if pages == 0 {
             return Ok(Change::Delete(old.ok_or(EINVAL)?));
         }
@@ -165,6 +280,7 @@ impl Slots {
             base: region.gpa.gfn(),
             pages,
             hva: region.hva,
+            log: None,
         };
         let change = match old {
             None => Change::Create(new),
@@ -185,13 +301,8 @@ impl Slots {
             }
         };
 
-        if matches!(change, Change::Create(_) | Change::Move { .. }) {
-            let overlaps = |slot: &Slot| {
-                slot.id != new.id
-                    && slot.base.0 < new.frames().end
-                    && new.base.0 < slot.frames().end
-            };
-            if self.sorted.iter().any(overlaps) {
+        if let Change::Create(new) | Change::Move { new, .. } = &change {
+            if self.overlaps(&new.frames(), new.id) {
                 return Err(EEXIST);
             }
             if new.frames().end - 1 > max_gfn {
@@ -202,34 +313,68 @@ impl Slots {
     }
 
     /// The slots after `change`.
-    pub(crate) fn apply(&self, change: &Change) -> Result<Self> {
-        let (old, new) = match *change {
-            Change::None => (None, None),
-            Change::Create(new) => (None, Some(new)),
-            Change::Delete(old) => (Some(old), None),
-            Change::Move { old, new } | Change::Flags { old, new } => (Some(old), Some(new)),
-        };
-        let mut sorted = KVVec::with_capacity(self.sorted.len() + 1, GFP_KERNEL_ACCOUNT)?;
-        let mut new = new;
-        for slot in self.sorted.iter() {
-            if old.is_some_and(|old| old.id == slot.id) {
-                continue;
-            }
-            if let Some(n) = new {
-                if n.base < slot.base {
-                    sorted.push(n, GFP_KERNEL_ACCOUNT)?;
-                    new = None;
-                }
-            }
-            sorted.push(*slot, GFP_KERNEL_ACCOUNT)?;
-        }
-        if let Some(n) = new {
-            sorted.push(n, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(Self {
-            sorted,
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM.
+    pub(super) fn apply(&self, change: &Change) -> Result<Self> {
+        let (old, new) = (change.before(), change.after());
+        let mut slots = Self {
+            parts: KVVec::with_capacity(self.parts.len() + 1, GFP_KERNEL_ACCOUNT)?,
             generation: self.generation + 1,
-        })
+        };
+        for part in &self.parts {
+            slots.parts.push(part.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+        if let Some(old) = old {
+            slots.remove(old)?;
+        }
+        if let Some(new) = new {
+            slots.insert(new)?;
+        }
+        Ok(slots)
+    }
+
+    fn remove(&mut self, old: &Slot) -> Result {
+        let (part, index) = self.last_before(old.base).ok_or(EINVAL)?;
+        let sorted = &self.parts[part].sorted;
+        if sorted.len() == 1 {
+            self.parts.remove(part).map_err(|_| EINVAL)?;
+            return Ok(());
+        }
+        let (before, after) = sorted.split_at(index);
+        self.parts[part] = Part::new(&[before, &after[1..]])?;
+        Ok(())
+    }
+
+    fn insert(&mut self, new: &Slot) -> Result {
+        let (part, before) = match self.last_before(new.base) {
+            Some((part, index)) => (part, index + 1),
+            None => (0, 0),
+        };
+        let sorted = self.parts.get(part).map_or(&[][..], |part| &part.sorted);
+        let (before, after) = sorted.split_at(before);
+        let new = core::slice::from_ref(new);
+        if !sorted.is_empty() && sorted.len() < IN_PART {
+            self.parts[part] = Part::new(&[before, new, after])?;
+            return Ok(());
+        }
+        if before.is_empty() {
+            return self.insert_part(part, Part::new(&[new])?);
+        }
+        // The part is full: one more begins with the new slot.
+        let rest = (!after.is_empty()).then(|| Part::new(&[before]));
+        let second = Part::new(&[new, after])?;
+        if let Some(rest) = rest {
+            self.parts[part] = rest?;
+        }
+        self.insert_part(part + 1, second)
+    }
+
+    fn insert_part(&mut self, place: usize, part: Arc<Part>) -> Result {
+        self.parts
+            .insert_within_capacity(place, part)
+            .map_err(|_| ENOMEM)
     }
 }
 

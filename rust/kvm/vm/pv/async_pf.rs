@@ -175,7 +175,7 @@ impl<B: Backend> Loaded<'_, B> {
             ..AsyncPf::new()
         };
         let is_on = new.is_on();
-        if is_on && !self.vm.memory.access().is_memory(new.place(0), false) {
+        if is_on && !self.vcpu.guest_memory().is_memory(new.place(0), false) {
             return Err(EINVAL);
         }
         let own = &mut self.state.pv.async_pf;
@@ -267,7 +267,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let reason = layout::NOT_PRESENT.to_le_bytes();
         let place = own.place(layout::FLAGS);
-        if self.vm.memory.access().write(place, &reason).is_err() {
+        if self.vcpu.guest_memory().write(place, &reason).is_err() {
             return false;
         }
         let vector = Exception::PageFault.vector();
@@ -315,7 +315,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let mut token = [0; 4];
         let place = own.place(layout::TOKEN);
-        let is_free = self.vm.memory.access().read(place, &mut token).is_ok() && token == [0; 4];
+        let is_free = self.vcpu.guest_memory().read(place, &mut token).is_ok() && token == [0; 4];
         is_free
             && self
                 .apic()
@@ -330,7 +330,7 @@ impl<B: Backend> Loaded<'_, B> {
             return;
         }
         let (place, vector) = (own.place(layout::TOKEN), own.vector);
-        let told = self.vm.memory.access().write(place, &token.to_le_bytes());
+        let told = self.vcpu.guest_memory().write(place, &token.to_le_bytes());
         if let (Ok(()), Some(apic)) = (told, self.apic()) {
             apic.accept_fixed(vector, false, false);
         }

@@ -279,7 +279,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn write_time(&self, gpa: Gpa, mut time: VcpuTime) -> Result {
-        let access = self.vm.memory.access();
+        let access = self.vcpu.guest_memory();
         let mut version = [0; 4];
         access.read(gpa, &mut version)?;
         let mut flags = [0];
@@ -351,7 +351,7 @@ impl<B: Backend> Loaded<'_, B> {
                 ns: real.time,
             },
         };
-        match self.vm.memory.access().write(Gpa(gpa), &pairing.bytes()) {
+        match self.vcpu.guest_memory().write(Gpa(gpa), &pairing.bytes()) {
             Ok(()) => 0,
             Err(_) => error::EFAULT,
         }
@@ -372,7 +372,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn write_epoch(&self, gpa: Gpa) -> Result {
         let epoch = self.vm.epoch();
-        let access = self.vm.memory.access();
+        let access = self.vcpu.guest_memory();
         let mut version = [0; 4];
         access.read(gpa, &mut version)?;
         let begun = pvclock::version_begin(u32::from_le_bytes(version));

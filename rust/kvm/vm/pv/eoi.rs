@@ -33,7 +33,7 @@ impl<B: Backend> Loaded<'_, B> {
         if gpa.0 & 3 != 0 {
             return Err(EINVAL);
         }
-        if value & ENABLED != 0 && !self.vm.memory.access().is_memory(gpa, false) {
+        if value & ENABLED != 0 && !self.vcpu.guest_memory().is_memory(gpa, false) {
             return Err(EINVAL);
         }
         self.state.pv.eoi = value;
@@ -52,7 +52,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn try_offer_pv_eoi(&mut self) {
         if self.vector_to_offer().is_some() {
             let place = Gpa(self.state.pv.eoi & !ENABLED);
-            let offered = self.vm.memory.access().write(place, &[MAY_SKIP]);
+            let offered = self.vcpu.guest_memory().write(place, &[MAY_SKIP]);
             self.state.pv.eoi_offered = offered.is_ok();
         }
     }
@@ -122,7 +122,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn take_pv_eoi(&mut self) {
         self.state.pv.eoi_offered = false;
         let place = Gpa(self.state.pv.eoi & !ENABLED);
-        let access = self.vm.memory.access();
+        let access = self.vcpu.guest_memory();
         let mut byte = [0];
         let is_skipped = access.read(place, &mut byte).is_ok() && byte[0] & MAY_SKIP == 0;
         if is_skipped {

@@ -24,6 +24,7 @@ use crate::{
         backend::Backend,
         kick::Requests,
         memory::{
+            DirtyRing,
             Memory,
             SecondLevel, //
         },
@@ -95,7 +96,11 @@ impl StealTime {
     }
 
     /// The thread is about to lose its CPU. Called by the scheduler, in the vCPU's thread.
-    pub(crate) fn mark_preempted<T: SecondLevel>(&self, memory: &Memory<T>) {
+    pub(crate) fn mark_preempted<T: SecondLevel>(
+        &self,
+        memory: &Memory<T>,
+        ring: Option<&DirtyRing>,
+    ) {
         if !self.is_on()
             || !self.is_at_boundary()
             || self.is_marked.load(Ordering::Relaxed)
@@ -104,7 +109,11 @@ impl StealTime {
             return;
         }
         let place = self.gpa().offset(layout::PREEMPTED);
-        if memory.access().write_nofault(place, &[PREEMPTED]).is_ok() {
+        if memory
+            .access(ring)
+            .write_nofault(place, &[PREEMPTED])
+            .is_ok()
+        {
             self.is_marked.store(true, Ordering::Relaxed);
         }
     }
@@ -142,7 +151,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn report_steal_time(&mut self) -> Result {
         let gpa = self.vcpu.steal_time.gpa();
-        let access = self.vm.memory.access();
+        let access = self.vcpu.guest_memory();
         let mark = access.exchange_u8(gpa.offset(layout::PREEMPTED), 0)?;
         self.vcpu
             .steal_time

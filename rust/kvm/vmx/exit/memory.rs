@@ -20,18 +20,22 @@ use crate::vm::{
     Loaded, //
 };
 
-/// Reads an EPT violation.
-pub(super) fn violation(cx: &Loaded<'_, Vmx>) -> Exit {
+/// IRET had lifted the blocking of NMIs before its access to memory exited; it will run again.
+pub(super) fn restore_nmi_blocking(cx: &Loaded<'_, Vmx>) {
     let f = &cx.vcpu.resident;
     let qualification = EptQualification(f.read(vmcs::EXIT_QUALIFICATION));
-
-    // IRET had lifted the blocking of NMIs before it faulted; it will run again.
     let vectoring = InterruptionInfo(f.read(vmcs::IDT_VECTORING_INFO));
     if qualification.nmi_unblocking_by_iret() && !vectoring.is_valid() {
         let old = f.read(vmcs::GUEST_INTERRUPTIBILITY);
         f.write(vmcs::GUEST_INTERRUPTIBILITY, old | BLOCKED_BY_NMI);
     }
+}
 
+/// Reads an EPT violation.
+pub(super) fn violation(cx: &Loaded<'_, Vmx>) -> Exit {
+    restore_nmi_blocking(cx);
+    let f = &cx.vcpu.resident;
+    let qualification = EptQualification(f.read(vmcs::EXIT_QUALIFICATION));
     Exit::Memory {
         gpa: Gpa(f.read(vmcs::GUEST_PHYSICAL_ADDRESS)),
         gva: qualification.linear_address(f.read(vmcs::GUEST_LINEAR_ADDRESS)),

@@ -45,6 +45,10 @@ pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
         }
         Reason::EXTERNAL_INTERRUPT => interrupt::external(cx),
         Reason::EPT_VIOLATION => memory::violation(cx),
+        Reason::PML_FULL => {
+            memory::restore_nmi_blocking(cx);
+            Exit::LogFull
+        }
         Reason::HLT => Exit::Hlt,
         Reason::VMCALL => Exit::Hypercall,
         Reason::CR_ACCESS => Exit::Cr(CrAccess::decode(f.read(vmcs::EXIT_QUALIFICATION))),

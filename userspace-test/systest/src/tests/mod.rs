@@ -11,6 +11,8 @@ mod control;
 mod cpuid;
 mod debug;
 mod device_fuzz;
+mod dirty_log;
+mod dirty_ring;
 mod emulator;
 mod exceptions;
 mod exits;
@@ -40,6 +42,7 @@ mod paging;
 mod parallel;
 mod pic;
 mod pit;
+mod pre_fault;
 mod pv;
 mod regs;
 mod routing;
@@ -78,6 +81,9 @@ pub fn all() -> Vec<Test> {
         mmio::TESTS,
         emulator::TESTS,
         slots::TESTS,
+        dirty_log::TESTS,
+        dirty_ring::TESTS,
+        pre_fault::TESTS,
         paging::TESTS,
         page_kinds::TESTS,
         interrupts::TESTS,
