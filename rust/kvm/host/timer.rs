@@ -27,6 +27,10 @@ use super::clock;
 
 /// What a timer calls.
 pub(crate) trait Target: Send + Sync {
+    /// Whether `expired` is called in the interrupt itself even by a kernel with PREEMPT_RT, whose
+    /// spinlocks sleep. Then it takes none.
+    const TAKES_NO_LOCK: bool;
+
     /// The time has come: it is `now`, in nanoseconds of CLOCK_MONOTONIC. Returns when to call
     /// again, if at all.
     ///
@@ -36,6 +40,8 @@ pub(crate) trait Target: Send + Sync {
 }
 
 impl<T: Target> Target for Arc<T> {
+    const TAKES_NO_LOCK: bool = T::TAKES_NO_LOCK;
+
     fn expired(&self, now: u64) -> Option<u64> {
         (**self).expired(now)
     }
@@ -57,7 +63,6 @@ pub(crate) struct Timer<T: Target> {
 }
 
 const NEVER: u64 = u64::MAX;
-const MODE: bindings::hrtimer_mode = bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD;
 
 // SAFETY: The timer functions lock, so any thread may call them, and the target may be called in
 // any.
@@ -66,6 +71,12 @@ unsafe impl<T: Target> Send for Timer<T> {}
 unsafe impl<T: Target> Sync for Timer<T> {}
 
 impl<T: Target> Timer<T> {
+    const MODE: bindings::hrtimer_mode = if T::TAKES_NO_LOCK {
+        bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD
+    } else {
+        bindings::hrtimer_mode_HRTIMER_MODE_ABS
+    };
+
     /// A timer that is not running.
     pub(crate) fn new(target: T) -> impl PinInit<Self> {
         pin_init!(Self {
@@ -77,7 +88,7 @@ impl<T: Target> Timer<T> {
                         slot,
                         Some(Self::run),
                         bindings::CLOCK_MONOTONIC as bindings::clockid_t,
-                        MODE,
+                        Self::MODE,
                     )
                 };
             }),
@@ -105,7 +116,7 @@ impl<T: Target> Timer<T> {
     fn program(&self, expires: u64) {
         let expires = expires.min(i64::MAX as u64) as bindings::ktime_t;
         // SAFETY: By the type invariants. The timer stays in place until it is cancelled on drop.
-        unsafe { bindings::hrtimer_start_range_ns(self.inner.get(), expires, 0, MODE) };
+        unsafe { bindings::hrtimer_start_range_ns(self.inner.get(), expires, 0, Self::MODE) };
     }
 
     /// # Safety

@@ -97,6 +97,8 @@ pub(crate) trait AckNotifier: Send + Sync {
 struct StormEnds(SetOnce<Arc<Runner>>);
 
 impl timer::Target for StormEnds {
+    const TAKES_NO_LOCK: bool = true;
+
     fn expired(&self, _now: u64) -> Option<u64> {
         if let Some(runner) = self.0.as_ref() {
             runner.request(Requests::IOAPIC_REINJECT);

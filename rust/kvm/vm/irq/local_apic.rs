@@ -63,6 +63,8 @@ pub(crate) struct LocalApic {
 pub(crate) struct Tick(Arc<Runner>);
 
 impl timer::Target for Tick {
+    const TAKES_NO_LOCK: bool = true;
+
     fn expired(&self, _now: u64) -> Option<u64> {
         // A periodic timer is started again by the vCPU's thread: one that does not run is not
         // interrupted for ticks that it would miss anyway.

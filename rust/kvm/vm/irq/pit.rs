@@ -66,6 +66,8 @@ impl Channel0 {
 }
 
 impl timer::Target for Channel0 {
+    const TAKES_NO_LOCK: bool = false;
+
     fn expired(&self, now: u64) -> Option<u64> {
         let mut state = self.state.lock();
         let due = state.reinjection.tick();
