@@ -20,15 +20,16 @@ each-package = cd userspace-test && for package in arch minivmm systest; do \
 
 # How Kbuild is called for each kernel: its tree, its compiler.
 kbuild-lab := -C /kernel/lab LLVM=1
+kbuild-debug := -C /kernel/debug LLVM=1
 # Without vmlinux there is no BTF to make, which Kbuild would say each time.
 kbuild-debian := -C /kernel/debian CC=x86_64-linux-gnu-gcc-14 CONFIG_DEBUG_INFO_BTF_MODULES=
 
-# $(call kbuild,lab|debian,OUTPUT DIRECTORY,OPTIONS)
+# $(call kbuild,lab|debug|debian,OUTPUT DIRECTORY,OPTIONS)
 kbuild = $(in-root) make -s -j"$$(nproc)" $(kbuild-$(1)) M=$(CURDIR) MO=$(2) \
 	BITFLAGS=$(build)/crates/bitflags $(3) modules
 
-.PHONY: all help setup module module-lab module-debian user demo test test-qemu test-selftests \
-	bench fmt fmt-check clippy doc load unload clean crates-in-root
+.PHONY: all help setup module module-lab module-debug module-debian user demo test test-qemu \
+	test-selftests test-debug bench fmt fmt-check clippy doc load unload clean crates-in-root
 
 help: ## this list
 	@scripts/lib/help $(MAKEFILE_LIST)
@@ -58,9 +59,10 @@ module: module-lab module-debian ## kvm.ko for the lab kernel and for the stock 
 endif
 
 module-lab: ## build/lab/kvm.ko
+module-debug: ## build/debug/kvm.ko, for the kernel that checks itself
 module-debian: ## build/debian/kvm.ko
-module-lab module-debian: module-%: crates-in-root
-	@$(setup) $(if $(filter lab,$*),lab,debian-tree)
+module-lab module-debug module-debian: module-%: crates-in-root
+	@$(setup) $(if $(filter debian,$*),debian-tree,$*)
 	@mkdir -p $(build)/module-$* $(build)/$*
 	@$(call kbuild,$*,$(build)/module-$*,)
 	@cmp -s $(build)/module-$*/kvm.ko $(build)/$*/kvm.ko || \
@@ -88,6 +90,9 @@ test-qemu: module-lab ## Linux in Debian's QEMU on our module, its interrupt con
 test-selftests: module-lab ## the kernel's own KVM selftests on our module and on the kernel's own
 	@$(setup) selftests
 	@scripts/selftests
+
+test-debug: ## the system tests in a kernel that checks locks, memory and leaks, which is built first
+	@scripts/test-debug
 
 bench: module-lab user ## what an exit costs on our module and on the kernel's own
 	@scripts/bench

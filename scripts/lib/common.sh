@@ -15,6 +15,8 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/minikvm
 KERNEL_RELEASE=7.3.4
 
 STEPS=(root source debian debian-tree lab guest-root selftests)
+# Made only when asked for by name.
+STEPS_ON_DEMAND=(debug)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -31,6 +33,7 @@ step_needs() {
     lab) echo root source ;;
     guest-root) echo root source debian ;;
     selftests) echo root source ;;
+    debug) echo root source lab ;; # whose kernel its guests run
     *) die "no such set-up step: $1" ;;
     esac
 }
@@ -41,6 +44,10 @@ step_inputs() {
     root) echo "$SCRIPTS/setup.d/root" "$SCRIPTS/setup.d/root-packages" ;;
     lab) echo "$SCRIPTS/setup.d/lab" "$SCRIPTS/lab-kernel.config" ;;
     guest-root) echo "$SCRIPTS/setup.d/guest-root" "$SCRIPTS"/setup.d/guest/* ;;
+    debug)
+        echo "$SCRIPTS/setup.d/debug" "$SCRIPTS/lib/build-kernel" "$SCRIPTS/lab-kernel.config" \
+            "$SCRIPTS/debug-kernel.config"
+        ;;
     *) echo "$SCRIPTS/setup.d/$1" ;;
     esac
 }

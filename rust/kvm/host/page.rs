@@ -50,7 +50,12 @@ impl HardwarePage {
     /// Gives the page up to whoever remembers its address; [`Self::from_hpa`] takes it back.
     pub(crate) fn into_hpa(self) -> Hpa {
         let hpa = self.hpa();
-        let _ = KBox::into_raw(self.0);
+        let words = KBox::into_raw(self.0);
+        if cfg!(CONFIG_DEBUG_KMEMLEAK) {
+            // A leak, to who looks for virtual addresses.
+            // SAFETY: The page was allocated by `new`.
+            unsafe { bindings::shim_kmemleak_ignore(words.cast()) };
+        }
         hpa
     }
 

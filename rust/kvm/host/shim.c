@@ -9,6 +9,7 @@
 #include <linux/cpuhotplug.h>
 #include <linux/entry-virt.h>
 #include <linux/fs.h>
+#include <linux/kmemleak.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -358,6 +359,11 @@ void shim_sigmask_restore(const u64 *old_mask)
 void *shim_virt_from_phys(u64 phys)
 {
 	return phys_to_virt(phys);
+}
+
+void shim_kmemleak_ignore(const void *virt)
+{
+	kmemleak_ignore(virt);
 }
 
 u64 shim_phys_from_virt(const void *virt)

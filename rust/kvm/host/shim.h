@@ -110,6 +110,7 @@ void shim_sigmask_restore(const u64 *old_mask);
 
 /* Memory. */
 void *shim_virt_from_phys(u64 phys);
+void shim_kmemleak_ignore(const void *virt);
 u64 shim_phys_from_virt(const void *virt);
 u64 shim_page_phys(struct page *page);
 int shim_get_user_page(u64 hva, bool write, struct page **page);

@@ -74,6 +74,14 @@ pub fn set_seed(seed: u64) {
     SEED.store(seed.max(1), Ordering::SeqCst);
 }
 
+/// How many times its limit a test may take.
+static PATIENCE: AtomicU64 = AtomicU64::new(1);
+
+/// Gives each test `factor` times its limit, for kernels that are slow because they check.
+pub fn set_patience(factor: u64) {
+    PATIENCE.store(factor.max(1), Ordering::SeqCst);
+}
+
 /// Sends the first report of this test to the suite; later ones are its consequences and ignored.
 fn report(kind: char, text: &str) {
     let line = format!("{kind}{}\n", text.replace('\n', " "));
@@ -126,7 +134,8 @@ pub fn run(test: &Test) -> Outcome {
         Some(pid) => pid,
     };
     drop(writer);
-    let status = wait(child, test.limit);
+    let limit = test.limit * PATIENCE.load(Ordering::SeqCst) as u32;
+    let status = wait(child, limit);
     sys::kill_group(child);
     let first = first_report(reader);
     match (status, first) {
@@ -135,7 +144,7 @@ pub fn run(test: &Test) -> Outcome {
         (Wait::TimedOut, Some(r)) => Outcome::Failed(format!("{}; and it did not end", &r[1..])),
         (Wait::TimedOut, None) => Outcome::Failed(format!(
             "expected to end within {} s, it did not",
-            test.limit.as_secs()
+            limit.as_secs()
         )),
         (Wait::Unkillable, _) => Outcome::Failed(
             "expected to end when killed, the process is still there: held by the kernel".into(),

@@ -3,7 +3,8 @@
 //!
 //! `systest` runs them all, `systest FILTER...` those whose names contain one of the words,
 //! `systest --list` names them, `--times` adds what each took, `--seed=N`
-//! gives the random tests another start. Runs as root.
+//! gives the random tests another start, `--patience=N` gives each test N times the time. Runs as
+//! root.
 
 mod devices;
 mod eventfd;
@@ -37,14 +38,23 @@ fn main() {
                 exit(0);
             }
             "--times" => show_times = true,
-            other => match other.strip_prefix("--seed=").map(str::parse) {
-                Some(Ok(seed)) => harness::set_seed(seed),
+            other => match number(other) {
+                Some(("--seed", seed)) => harness::set_seed(seed),
+                Some(("--patience", factor)) => harness::set_patience(factor),
                 _ => {
-                    eprintln!("usage: systest [--list] [--times] [--seed=N] [FILTER...]");
+                    eprintln!(
+                        "usage: systest [--list] [--times] [--seed=N] [--patience=N] [FILTER...]"
+                    );
                     exit(2);
                 }
             },
         }
     }
     exit(harness::run_suite(&chosen, show_times));
+}
+
+/// The name and the number of an option such as `--seed=1`.
+fn number(option: &str) -> Option<(&str, u64)> {
+    let (name, value) = option.split_once('=')?;
+    Some((name, value.parse().ok()?))
 }
