@@ -61,9 +61,16 @@ endif
 module-lab: ## build/lab/kvm.ko
 module-debug: ## build/debug/kvm.ko, for the kernel that checks itself
 module-debian: ## build/debian/kvm.ko
+# What was built for another kernel is no older than this kernel's headers, and make would keep it.
 module-lab module-debug module-debian: module-%: crates-in-root
 	@$(setup) $(if $(filter debian,$*),debian-tree,$*)
-	@mkdir -p $(build)/module-$* $(build)/$*
+	@tree=$$($(setup) --path $(if $(filter debian,$*),debian-tree,$*)); \
+	if [[ $$(cat $(build)/module-$*/.tree 2>/dev/null || true) != "$$tree" ]]; then \
+		rm -rf $(build)/module-$*; \
+		mkdir -p $(build)/module-$*; \
+		echo "$$tree" >$(build)/module-$*/.tree; \
+	fi
+	@mkdir -p $(build)/$*
 	@$(call kbuild,$*,$(build)/module-$*,)
 	@cmp -s $(build)/module-$*/kvm.ko $(build)/$*/kvm.ko || \
 		cp $(build)/module-$*/kvm.ko $(build)/$*/kvm.ko
