@@ -106,6 +106,8 @@ pub struct Description {
     pub nets: Vec<Net>,
     /// Whether there is a source of random numbers.
     pub rng: bool,
+    /// Whether there is a balloon, and how many MiB of guest memory it takes.
+    pub balloon: Option<u32>,
     /// The socket device.
     pub vsock: Option<Vsock>,
     /// Whether lines of the guest's console begin with the time.

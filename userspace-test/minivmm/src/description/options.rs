@@ -95,6 +95,11 @@ pub struct Options {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub rng: Option<bool>,
 
+    /// A balloon that takes this much memory from the guest, which may have it back rather than run
+    /// out; memory that the guest does not use goes back to the host
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_MEMORY)))]
+    pub balloon: Option<u32>,
+
     /// Sockets between host and guest, whose context ID this is. On the host they begin at a Unix
     /// socket [default: minivmm-vsock-CID in $XDG_RUNTIME_DIR or /tmp]
     #[arg(long, value_name = "CID[,socket=PATH]")]
@@ -155,6 +160,7 @@ impl Options {
             disk: list(self.disk, file.disk),
             net: list(self.net, file.net),
             rng: self.rng.or(file.rng),
+            balloon: self.balloon.or(file.balloon),
             vsock: self.vsock.or(file.vsock),
             stamp: self.stamp.or(file.stamp),
             trace: self.trace.or(file.trace),
@@ -194,6 +200,7 @@ impl Options {
             irqchip,
             virtio: self.virtio.unwrap_or(Transport::Pci),
             rng: self.rng.unwrap_or(false),
+            balloon: self.balloon,
             stamp: self.stamp.unwrap_or(false),
             trace: self.trace.unwrap_or(false),
             stats: self.stats.unwrap_or(false),

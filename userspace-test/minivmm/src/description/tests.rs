@@ -39,6 +39,7 @@ fn the_file_says_what_options_say() {
         pin = [0, 1]
         virtio = "mmio"
         rng = true
+        balloon = 64
         stamp = true
         trace = true
         stats = true
@@ -93,6 +94,7 @@ fn the_file_says_what_options_say() {
                 .map(|backend| Net { backend })
                 .into(),
             rng: true,
+            balloon: Some(64),
             vsock: Some(Vsock {
                 cid: 9,
                 socket: directory.join("socket"),

@@ -15,7 +15,9 @@ use crate::devices::virtio::backend::{Backend, KvmBackend};
 use crate::devices::virtio::block::Image;
 use crate::devices::virtio::net::{Net, Passt, Tap};
 use crate::devices::virtio::pci::{vectors_of, Interrupts};
-use crate::devices::virtio::{Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci};
+use crate::devices::virtio::{
+    Balloon, Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci,
+};
 use crate::devices::Board;
 
 /// The devices, connected to nothing yet.
@@ -37,6 +39,9 @@ pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, Erro
     }
     if machine.rng {
         devices.push(Box::new(Rng::default()));
+    }
+    if let Some(mib) = machine.balloon {
+        devices.push(Box::new(Balloon::new(mib)));
     }
     Ok(devices)
 }

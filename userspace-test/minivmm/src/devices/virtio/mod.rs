@@ -16,6 +16,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod backend;
+mod balloon;
 pub mod block;
 mod driver;
 mod interrupt;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
+pub use balloon::Balloon;
 pub use block::Block;
 pub use interrupt::{Interrupt, Line, Lines};
 pub use mmio::{Lineage, MmioBus};

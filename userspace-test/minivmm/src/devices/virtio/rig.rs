@@ -144,6 +144,23 @@ impl Rig {
         head
     }
 
+    /// Makes one buffer for the device to write available on queue `index`, `length` bytes at
+    /// `address`, and rings.
+    pub fn give_at(&mut self, index: u16, address: u64, length: u32) {
+        let given = &mut self.given[usize::from(index)];
+        let slot = *given % SIZE;
+        *given = given.wrapping_add(1);
+        let given = *given;
+        self.describe(index, slot, address, length, VRING_DESC_F_WRITE as u16, 0);
+        let available = rings(index) + AVAILABLE;
+        let entry = GuestAddress(available + 4 + 2 * u64::from(slot));
+        self.memory.write_obj(slot, entry).expect("memory");
+        self.memory
+            .write_obj(given, GuestAddress(available + 2))
+            .expect("memory");
+        self.driver.ring(index);
+    }
+
     /// Writes a descriptor.
     pub fn describe(
         &self,
