@@ -19,6 +19,8 @@ pub mod backend;
 mod balloon;
 pub mod block;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod interrupt;
 pub mod mmio;
 pub mod net;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use vm_memory::GuestMemoryMmap;
 
 pub use balloon::Balloon;
-pub use block::Block;
+pub use block::{Block, Image};
 pub use interrupt::{Interrupt, Line, Lines};
 pub use mmio::{Lineage, MmioBus};
 pub use pci::VirtioPci;

@@ -55,11 +55,11 @@ impl Watch {
         self.tokens.clear();
     }
 
-    /// Waits.
-    fn wait(&mut self) -> io::Result<()> {
+    /// Waits, for so many milliseconds or, with -1, for as long as it takes.
+    fn wait(&mut self, timeout: libc::c_int) -> io::Result<()> {
         let count = self.polled.len() as libc::nfds_t;
         // SAFETY: the pointer and the length are those of a vector that outlives the call.
-        let result = unsafe { libc::poll(self.polled.as_mut_ptr(), count, -1) };
+        let result = unsafe { libc::poll(self.polled.as_mut_ptr(), count, timeout) };
         if result < 0 {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
@@ -76,9 +76,16 @@ impl Watch {
 }
 
 /// A thread that works until it is stopped.
-pub struct Worker<W> {
-    stop: EventFd,
-    thread: JoinHandle<W>,
+pub struct Worker<W>(Handle<W>);
+
+enum Handle<W> {
+    Thread {
+        stop: EventFd,
+        thread: JoinHandle<W>,
+    },
+    /// No thread: whoever asked for that calls [`inline::run`].
+    #[cfg(any(test, feature = "fuzzing"))]
+    Inline(std::sync::Arc<inline::Inline<W>>),
 }
 
 impl<W: Work> Worker<W> {
@@ -88,6 +95,10 @@ impl<W: Work> Worker<W> {
     ///
     /// What the system says when it refuses a thread or a descriptor.
     pub fn start(name: &str, mut work: W, interrupt: Interrupt) -> io::Result<Self> {
+        #[cfg(any(test, feature = "fuzzing"))]
+        if inline::is_wanted() {
+            return Ok(Self(Handle::Inline(inline::start(work, interrupt))));
+        }
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let stopped = stop.try_clone()?;
         let device = name.to_owned();
@@ -98,18 +109,27 @@ impl<W: Work> Worker<W> {
             }
             work
         })?;
-        Ok(Self { stop, thread })
+        Ok(Self(Handle::Thread { stop, thread }))
     }
 
     /// Stops it, when it has done what it is at, and gives back what it worked with.
     pub fn stop(self) -> W {
-        // Adding one to a counter of zero cannot overflow it.
-        let _ = self.stop.write(1);
-        self.thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        match self.0 {
+            Handle::Thread { stop, thread } => {
+                // Adding one to a counter of zero cannot overflow it.
+                let _ = stop.write(1);
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+            #[cfg(any(test, feature = "fuzzing"))]
+            Handle::Inline(inline) => inline::stop(inline),
+        }
     }
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod inline;
 
 fn run(work: &mut impl Work, stop: &EventFd) -> Result<(), QueueError> {
     let mut watch = Watch::default();
@@ -117,7 +137,7 @@ fn run(work: &mut impl Work, stop: &EventFd) -> Result<(), QueueError> {
         watch.clear();
         watch.readable(stop, 0);
         work.watch(&mut watch);
-        watch.wait().map_err(|source| QueueError::Host {
+        watch.wait(-1).map_err(|source| QueueError::Host {
             what: "cannot wait for events".into(),
             source,
         })?;
