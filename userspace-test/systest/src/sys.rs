@@ -601,5 +601,8 @@ pub fn allow_files(count: u64) {
         rlim_max: count,
     };
     // SAFETY: The structure outlives the call.
-    must("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into());
+    must(
+        "setrlimit",
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into(),
+    );
 }

@@ -8,6 +8,7 @@
 //! them there were in the time that the whole run took.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,11 +49,13 @@ pub enum Error {
     /// No file for the guest's console.
     #[error("cannot make a file for the guest's console")]
     Console(#[source] vmm_sys_util::errno::Error),
-    /// The machine ended before Linux had reached user space.
-    #[error("{boot}: Linux has not reached user space:\n{console}\n{said}")]
+    /// The machine ended before Linux had come so far.
+    #[error("{boot}: the guest has not said \"{what}\":\n{console}\n{said}")]
     NotReached {
-        /// Which boot.
+        /// Which measurement.
         boot: &'static str,
+        /// What it should have said.
+        what: &'static str,
         /// The end of its console.
         console: String,
         /// What minivmm said.
@@ -88,10 +91,32 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 /// Boots once, on this thread's CPU, and returns the ticks from the machine's start to user space.
 fn boot(name: &'static str, cpus: &str, args: &BootBenchArgs) -> Result<u64, Error> {
+    let run = run_linux(args, CMDLINE, &["--cpus".into(), cpus.into()])?;
+    let reached = run.stamp(name, USER_SPACE)?;
+    Ok(run.ticks_in(reached))
+}
+
+/// A machine that has run to its end.
+pub struct Run {
+    console: String,
+    said: String,
+    /// The ticks and the time that it took.
+    ticks: u64,
+    time: Duration,
+}
+
+/// Runs Linux to its end, on this thread's CPU, with these kernel parameters and `options` of
+/// minivmm's.
+///
+/// # Errors
+///
+/// What keeps it from being run.
+pub fn run_linux(args: &BootBenchArgs, cmdline: &str, options: &[OsString]) -> Result<Run, Error> {
     let console = TempFile::new().map_err(Error::Console)?;
     let start = (tsc::read(), Instant::now());
     let ended = Command::new(env::current_exe()?)
-        .args(["run", "--stamp", "--cpus", cpus, "--cmdline", CMDLINE])
+        .args(["run", "--stamp", "--cmdline", cmdline])
+        .args(options)
         .arg("--kernel")
         .arg(&args.kernel)
         .arg("--initrd")
@@ -101,15 +126,46 @@ fn boot(name: &'static str, cpus: &str, args: &BootBenchArgs) -> Result<u64, Err
         .stderr(Stdio::piped())
         .output()?;
     let (ticks, time) = (tsc::read() - start.0, start.1.elapsed());
+    Ok(Run {
+        console: String::from_utf8_lossy(&read(console.as_path())?).into_owned(),
+        said: String::from_utf8_lossy(&ended.stderr).trim_end().to_owned(),
+        ticks,
+        time,
+    })
+}
 
-    let text = String::from_utf8_lossy(&read(console.as_path())?).into_owned();
-    match stamp_of(&text, USER_SPACE) {
-        Some(stamp) => Ok(ticks_in(stamp, ticks, time)),
-        None => Err(Error::NotReached {
+impl Run {
+    /// When the guest said `what`, since the machine's start.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReached`] for the measurement `name` if it never did.
+    fn stamp(&self, name: &'static str, what: &'static str) -> Result<Duration, Error> {
+        stamp_of(&self.console, what).ok_or_else(|| Error::NotReached {
             boot: name,
-            console: last_lines(&text, 5),
-            said: String::from_utf8_lossy(&ended.stderr).trim_end().to_owned(),
-        }),
+            what,
+            console: last_lines(&self.console, 5),
+            said: self.said.clone(),
+        })
+    }
+
+    fn ticks_in(&self, part: Duration) -> u64 {
+        ticks_in(part, self.ticks, self.time)
+    }
+
+    /// The ticks between two lines of the guest's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReached`] for the measurement `name` if one is missing.
+    pub fn between(
+        &self,
+        name: &'static str,
+        begin: &'static str,
+        end: &'static str,
+    ) -> Result<u64, Error> {
+        let (begin, end) = (self.stamp(name, begin)?, self.stamp(name, end)?);
+        Ok(self.ticks_in(end.saturating_sub(begin)))
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod boot;
 mod cost;
+mod devices;
 mod exits;
 mod interrupts;
 mod memory;
@@ -44,6 +45,7 @@ pub fn run(command: &BenchCommand) -> Result<ExitCode, Box<dyn std::error::Error
         BenchCommand::Interrupts(args) => interrupts::run(args.json)?,
         BenchCommand::Memory(args) => memory::run(args.json)?,
         BenchCommand::Boot(args) => boot::run(args)?,
+        BenchCommand::Devices(args) => devices::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -114,9 +114,9 @@ mod tests {
     #[test]
     fn too_long_a_line_is_refused_at_the_kernels_limit() {
         let room = 255 - MACHINE.len() - 1;
-        assert!(cmdline(false, Some(&"x".repeat(room)), 255).is_ok());
+        assert!(cmdline(true, Some(&"x".repeat(room)), 255).is_ok());
         assert!(matches!(
-            cmdline(false, Some(&"x".repeat(room + 1)), 255),
+            cmdline(true, Some(&"x".repeat(room + 1)), 255),
             Err(Error::CmdlineTooLong {
                 length: 256,
                 limit: 255

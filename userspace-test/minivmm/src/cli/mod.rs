@@ -63,9 +63,11 @@ pub enum BenchCommand {
     Memory(JsonArgs),
     /// What it takes to boot Linux to its user space, in TSC ticks
     Boot(BootBenchArgs),
+    /// What it takes a Linux guest to write 64 MiB to a virtio disk and to read them, in TSC ticks
+    Devices(BootBenchArgs),
 }
 
-/// Arguments of `minivmm bench boot`.
+/// Arguments of `minivmm bench boot` and `minivmm bench devices`.
 #[derive(Debug, Args)]
 pub struct BootBenchArgs {
     /// Linux to boot
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn each_bench_takes_json() {
-        for what in ["exits", "interrupts", "memory", "boot"] {
+        for what in ["exits", "interrupts", "memory", "boot", "devices"] {
             let cli = Cli::try_parse_from(["minivmm", "bench", what, "--json"]).expect("valid");
             let Command::Bench(args) = cli.command else {
                 panic!("parsed as another command");
@@ -118,6 +120,7 @@ mod tests {
                 BenchCommand::Interrupts(args) => ("interrupts", args.json),
                 BenchCommand::Memory(args) => ("memory", args.json),
                 BenchCommand::Boot(args) => ("boot", args.output.json),
+                BenchCommand::Devices(args) => ("devices", args.output.json),
             };
             assert_eq!((name, json), (what, true));
         }
