@@ -21,6 +21,7 @@ pub(crate) mod mm;
 pub(crate) mod mmu_notifier;
 pub(crate) mod mutex;
 pub(crate) mod page;
+pub(crate) mod parameters;
 pub(crate) mod per_cpu;
 pub(crate) mod power;
 pub(crate) mod preempt;

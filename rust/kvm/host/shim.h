@@ -150,4 +150,8 @@ int shim_eventfd_watch(struct file *file, struct wait_queue_entry *entry,
 int shim_cpuhp_setup(int (*online)(unsigned int cpu), int (*offline)(unsigned int cpu));
 void shim_cpuhp_remove(void);
 
+/* Module parameters (parameters.c). */
+bool shim_ignore_msrs(void);
+bool shim_report_ignored_msrs(void);
+
 #endif /* MINIKVM_SHIM_H */

@@ -29,6 +29,7 @@ use super::{
 use crate::host::{
     bindings,
     cpu,
+    parameters,
     shared::UserExit, //
 };
 
@@ -363,6 +364,11 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The value of an MSR; `None` where this virtual processor has no such MSR.
     pub(crate) fn read_msr(&mut self, index: u32, by: MsrAccess) -> Option<u64> {
+        self.read_known_msr(index, by)
+            .or_else(|| is_ignored(index, None).then_some(0))
+    }
+
+    fn read_known_msr(&mut self, index: u32, by: MsrAccess) -> Option<u64> {
         if index == IA32_TSC_AUX && by == MsrAccess::Guest && !self.has_tsc_aux() {
             return None;
         }
@@ -420,6 +426,15 @@ impl<B: Backend> Loaded<'_, B> {
     ///
     /// EINVAL where there is no such MSR, or the value breaks its rules: #GP for a guest.
     pub(crate) fn write_msr(&mut self, index: u32, value: u64, by: MsrAccess) -> Result {
+        self.write_known_msr(index, value, by).or_else(|error| {
+            if is_ignored(index, Some(value)) {
+                return Ok(());
+            }
+            Err(error)
+        })
+    }
+
+    fn write_known_msr(&mut self, index: u32, value: u64, by: MsrAccess) -> Result {
         match index {
             IA32_LSTAR | IA32_CSTAR | IA32_KERNEL_GS_BASE | IA32_FS_BASE | IA32_GS_BASE
                 if !is_canonical(value) =>
@@ -568,11 +583,32 @@ enum Refusal {
     Failed,
 }
 
+/// Whether an access that failed is to go well all the same, since there is no such MSR: a write of
+/// `value`, or a read.
+#[cold]
+fn is_ignored(index: u32, value: Option<u64>) -> bool {
+    if is_known(index, value.is_some()) || !parameters::ignore_msrs() {
+        return false;
+    }
+    if parameters::report_ignored_msrs() {
+        match value {
+            Some(value) => pr_info!("ignored wrmsr: {index:#x} data {value:#x}\n"),
+            None => pr_info!("ignored rdmsr: {index:#x}\n"),
+        }
+    }
+    true
+}
+
 /// Whether there is such an MSR, for some guests and some values.
 fn is_known(index: u32, is_write: bool) -> bool {
     let constant = matches!(
         index,
         IA32_MTRRCAP
+            | RAPL_POWER_UNIT
+            | PKG_ENERGY_STATUS
+            | DRAM_ENERGY_STATUS
+            | PP0_ENERGY_STATUS
+            | PP1_ENERGY_STATUS
             | IA32_PERF_STATUS
             | FSB_FREQ
             | EBL_CR_POWERON

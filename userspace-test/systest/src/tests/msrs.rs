@@ -2,6 +2,8 @@
 //! KVM_GET_MSRS and KVM_SET_MSRS (api.rst 4.18, 4.19), RDMSR and WRMSR in the guest, and the TSC
 //! (api.rst 4.55, 4.56).
 
+use std::fs;
+
 use kvm_bindings::*;
 use libc::{E2BIG, EFAULT, EINVAL};
 
@@ -16,7 +18,7 @@ use crate::vm::Kvm;
 tests! {
     "msrs":
     all_listed_are_readable, round_trip, partial_counts, bad_values, errors, host_to_guest,
-    guest_to_host, unknown_in_guest, bad_values_in_guest, efer_in_guest, syscall, swapgs,
+    guest_to_host, unknown_in_guest, unknown_ignored, hwcr, misc_enable, bad_values_in_guest, efer_in_guest, syscall, swapgs,
     sysenter_values, fs_and_gs_base, tsc_runs, tsc_as_set, tsc_written_by_guest, tsc_khz,
     tsc_khz_errors, host_keeps_its_own,
 }
@@ -238,6 +240,74 @@ fn unknown_in_guest() {
             (13, 0, layout::CODE),
         );
     }
+}
+
+/// Sets a parameter of the module until this is dropped.
+struct Parameter {
+    path: &'static str,
+    old: String,
+}
+
+impl Parameter {
+    fn set(path: &'static str, value: &str) -> Self {
+        let old = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self { path, old }
+    }
+}
+
+impl Drop for Parameter {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.path, &self.old) {
+            eprintln!("{}: {error}", self.path);
+        }
+    }
+}
+
+fn unknown_ignored() {
+    let guest = Guest::long(&[]);
+    expect::eq("before", guest.vcpu.msr(NO_MSR), None);
+    {
+        let _ignore = Parameter::set("/sys/module/kvm/parameters/ignore_msrs", "Y");
+        expect::eq("RDMSR", guest_rdmsr(&guest, NO_MSR), 0);
+        prepare_wrmsr(&guest, NO_MSR, 5);
+        guest.run_to_halt();
+        expect::eq("KVM_GET_MSRS", guest.vcpu.msr(NO_MSR), Some(0));
+        // What is known keeps its rules.
+        prepare_wrmsr(&guest, LSTAR, NOT_CANONICAL);
+        expect::eq("#GP", guest.run_to_trap().vector, 13);
+    }
+    expect::eq("after", guest.vcpu.msr(NO_MSR), None);
+}
+
+fn hwcr() {
+    const HWCR: u32 = 0xc001_0015;
+    let guest = Guest::long(&[]);
+    for bit in 0..64 {
+        let done = guest.vcpu.set(SET_MSRS, &Msrs::new(&[(HWCR, 1 << bit)]));
+        let (count, kept) = match bit {
+            3 | 6 | 8 => (1, 0),
+            18 | 24 => (1, 1 << bit),
+            _ => (0, 0),
+        };
+        expect::eq(&format!("bit {bit}"), done, Ok(count));
+        expect::eq(&format!("kept, {bit}"), guest.vcpu.msr(HWCR), Some(kept));
+        guest.vcpu.set_msr(HWCR, 0);
+    }
+}
+
+fn misc_enable() {
+    const MISC_ENABLE: u32 = 0x1a0;
+    const EMON: u64 = 1 << 7;
+    const NO_BTS_NO_PEBS: u64 = 1 << 11 | 1 << 12;
+    let guest = Guest::long(&[]);
+    expect::eq("reset", guest.vcpu.msr(MISC_ENABLE), Some(NO_BTS_NO_PEBS));
+    prepare_wrmsr(&guest, MISC_ENABLE, NO_BTS_NO_PEBS | EMON | 1);
+    guest.run_to_halt();
+    let after = guest.vcpu.msr(MISC_ENABLE);
+    expect::eq("EMON stays", after, Some(NO_BTS_NO_PEBS | 1));
+    prepare_wrmsr(&guest, MISC_ENABLE, 1);
+    expect::eq("read-only bits", guest.run_to_trap().vector, 13);
 }
 
 fn bad_values_in_guest() {
