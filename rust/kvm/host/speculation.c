@@ -3,6 +3,7 @@
  * What the kernel's mitigations of speculative execution ask of a hypervisor, beside what stands
  * in vmx/enter.S: each follows the state that the kernel itself chose for this processor.
  */
+#include <linux/cpu.h>
 #include <linux/gfp.h>
 #include <linux/hardirq.h>
 #include <linux/jump_label.h>
@@ -21,6 +22,16 @@ void shim_another_guest(void)
 {
 	if (static_branch_likely(&switch_vcpu_ibpb))
 		indirect_branch_prediction_barrier();
+}
+
+bool shim_has_itlb_multihit(void)
+{
+	return boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
+}
+
+void shim_report_itlb_multihit(bool mitigated)
+{
+	itlb_multihit_kvm_mitigation = mitigated;
 }
 
 bool shim_has_ibpb_exit_to_user(void)

@@ -13,6 +13,10 @@ void shim_another_guest(void);
 bool shim_has_ibpb_exit_to_user(void);
 void shim_guest_left(void);
 
+/* Whether guests are to have no large pages that they can execute, and that they have none. */
+bool shim_has_itlb_multihit(void);
+void shim_report_itlb_multihit(bool mitigated);
+
 /* Whether entries have to flush the L1 data cache: 1, 0, or -ENOMEM for what that takes. */
 int shim_l1d_setup(void);
 void shim_l1d_cleanup(void);

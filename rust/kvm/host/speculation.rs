@@ -27,6 +27,9 @@ static FLUSHES_L1D: AtomicBool = AtomicBool::new(false);
 /// Whether the kernel wants to know that a guest ran before it returns to user space.
 static MARKS_GUEST: AtomicBool = AtomicBool::new(false);
 
+/// Whether a guest with large executable pages could bring the processor down (iTLB multihit).
+static NO_LARGE_PAGES: AtomicBool = AtomicBool::new(false);
+
 /// The mitigations, from the time the module is loaded until it goes.
 pub(crate) struct Mitigations(());
 
@@ -47,6 +50,13 @@ impl Mitigations {
         // SAFETY: Reads what the kernel found out at boot.
         let marks = unsafe { bindings::shim_has_ibpb_exit_to_user() };
         MARKS_GUEST.store(marks, Ordering::Relaxed);
+        // SAFETY: As above; and the kernel only shows what it is told.
+        let multihit = unsafe {
+            let multihit = bindings::shim_has_itlb_multihit();
+            bindings::shim_report_itlb_multihit(multihit);
+            multihit
+        };
+        NO_LARGE_PAGES.store(multihit, Ordering::Relaxed);
         Ok(Self(()))
     }
 }
@@ -54,8 +64,16 @@ impl Mitigations {
 impl Drop for Mitigations {
     fn drop(&mut self) {
         // SAFETY: There is no guest any more.
-        unsafe { bindings::shim_l1d_cleanup() };
+        unsafe {
+            bindings::shim_l1d_cleanup();
+            bindings::shim_report_itlb_multihit(false);
+        }
     }
+}
+
+/// Whether guests are to have small pages only: all of theirs can be executed.
+pub(crate) fn has_itlb_multihit() -> bool {
+    NO_LARGE_PAGES.load(Ordering::Relaxed)
 }
 
 /// Flushes the L1 data cache, where entries have to (L1TF).

@@ -78,7 +78,10 @@ use crate::{
             GuestMode,
             GuestTime, //
         },
-        speculation::Mitigations,
+        speculation::{
+            self,
+            Mitigations, //
+        },
     },
     stats::vcpu as stat,
     vm::{
@@ -172,7 +175,9 @@ impl Backend for Vmx {
         let ept = self.capability.ept_vpid;
         Limits {
             max_gfn: (1 << (bits - 12)) - 1,
-            max_order: if ept.contains(EptVpidCap::PAGE_1G) {
+            max_order: if speculation::has_itlb_multihit() {
+                0
+            } else if ept.contains(EptVpidCap::PAGE_1G) {
                 18
             } else if ept.contains(EptVpidCap::PAGE_2M) {
                 9

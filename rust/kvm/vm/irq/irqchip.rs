@@ -6,12 +6,15 @@
 //! itself. Pins make messages; messages find the local APICs they are for. All of this may happen in
 //! any context, an interrupt included, so locks here are taken with interrupts off.
 
-use core::sync::atomic::{
-    AtomicBool,
-    AtomicU64,
-    AtomicU8,
-    AtomicUsize,
-    Ordering, //
+use core::{
+    ops::Range,
+    sync::atomic::{
+        AtomicBool,
+        AtomicU64,
+        AtomicU8,
+        AtomicUsize,
+        Ordering, //
+    },
 };
 
 use arch::{
@@ -91,6 +94,23 @@ pub(crate) trait AckNotifier: Send + Sync {
     /// The guest signalled the end of the interrupt that line `gsi` had raised. No lock is held, and
     /// nothing here may sleep.
     fn acknowledged(&self, gsi: u32);
+}
+
+/// The local APICs of a VM, in the order in which its vCPUs were made.
+pub(crate) struct Apics<'a> {
+    irqchip: &'a Irqchip,
+    places: Range<usize>,
+}
+
+impl<'a> Iterator for Apics<'a> {
+    type Item = &'a LocalApic;
+
+    fn next(&mut self) -> Option<&'a LocalApic> {
+        self.irqchip
+            .place(self.places.next()?)?
+            .as_ref()
+            .map(|apic| &**apic)
+    }
 }
 
 /// Has the first vCPU's thread send again what the IOAPIC held back.
@@ -246,12 +266,11 @@ impl Irqchip {
     }
 
     /// All local APICs.
-    pub(crate) fn apics(&self) -> impl Iterator<Item = &LocalApic> {
-        let count = self.count.load(Ordering::Acquire);
-        let more = self.more_apics.as_ref().map_or(&[][..], |places| places);
-        Iterator::chain(self.apics.iter(), more)
-            .take(count)
-            .filter_map(|place| place.as_ref().map(|apic| &**apic))
+    pub(crate) fn apics(&self) -> Apics<'_> {
+        Apics {
+            irqchip: self,
+            places: 0..self.count.load(Ordering::Acquire),
+        }
     }
 
     /// Hands a message to the local APICs it is for; `from` is the one that sends it, if one does.
