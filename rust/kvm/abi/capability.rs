@@ -6,6 +6,8 @@ use arch::machine_check::MAX_BANKS;
 
 use super::{
     clock,
+    options,
+    regs,
     sync_regs, //
 };
 use crate::{
@@ -90,6 +92,13 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_VAPIC
         | bindings::KVM_CAP_ENABLE_CAP
         | bindings::KVM_CAP_X86_USER_SPACE_MSR
+        | bindings::KVM_CAP_DISABLE_QUIRKS
+        | bindings::KVM_CAP_HALT_POLL
+        | bindings::KVM_CAP_VM_DISABLE_NX_HUGE_PAGES
+        | bindings::KVM_CAP_EXT_EMUL_CPUID
+        | bindings::KVM_CAP_SYS_ATTRIBUTES
+        | bindings::KVM_CAP_DEVICE_CTRL
+        | bindings::KVM_CAP_ONE_REG
         | bindings::KVM_CAP_X86_MSR_FILTER
         | bindings::KVM_CAP_MSR_PLATFORM_INFO
         | bindings::KVM_CAP_EXCEPTION_PAYLOAD
@@ -109,6 +118,11 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         bindings::KVM_CAP_X2APIC_API => {
             i32::from(X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK)
         }
+        bindings::KVM_CAP_X86_DISABLE_EXITS => options::allowed_disabled_exits() as i32,
+        bindings::KVM_CAP_EXIT_HYPERCALL => options::HYPERCALL_EXITS as i32,
+        bindings::KVM_CAP_SET_GUEST_DEBUG2 => regs::GUEST_DEBUG_FLAGS as i32,
+        // The default one.
+        bindings::KVM_CAP_VM_TYPES => 1,
         bindings::KVM_CAP_DISABLE_QUIRKS2 => SUPPORTED_QUIRKS as i32,
         bindings::KVM_CAP_COALESCED_MMIO => bindings::KVM_COALESCED_MMIO_PAGE_OFFSET as i32,
         bindings::KVM_CAP_NR_VCPUS => MAX_VCPUS.min(online_cpus()) as i32,

@@ -10,7 +10,10 @@ use crate::{
     host::{
         abi_types::Plain,
         bindings::{
+            self,
+            kvm_cpuid,
             kvm_cpuid2,
+            kvm_cpuid_entry,
             kvm_cpuid_entry2, //
         },
     },
@@ -72,6 +75,48 @@ pub(super) fn get_supported(arg: usize, hardware: &Hardware) -> Result<i32> {
     write_all(arg, &mut header, &entries)
 }
 
+/// KVM_GET_EMULATED_CPUID (api.rst, 4.88): features that the module emulates without the processor's
+/// help. There are none, in the functions where KVM has some.
+pub(super) fn get_emulated(arg: usize) -> Result<i32> {
+    const FLAG_SIGNIFICANT_INDEX: u32 = bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    let mut header: kvm_cpuid2 = copy::read(arg)?;
+    let entry = |function, flags, eax| CpuidEntry {
+        function,
+        flags,
+        words: [eax, 0, 0, 0],
+        ..CpuidEntry::default()
+    };
+    let entries = [
+        entry(0, 0, 7),
+        entry(1, 0, 0),
+        entry(7, FLAG_SIGNIFICANT_INDEX, 0),
+    ];
+    if (header.nent as usize) < entries.len() {
+        return Err(E2BIG);
+    }
+    write_all(arg, &mut header, &entries)
+}
+
+/// KVM_SET_CPUID (api.rst, 4.21): as KVM_SET_CPUID2, for functions without an index.
+pub(super) fn set_without_index<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
+    let header: kvm_cpuid = copy::read(arg)?;
+    if header.nent > MAX_ENTRIES {
+        return Err(E2BIG);
+    }
+    let mut entries = KVVec::with_capacity(header.nent as usize, GFP_KERNEL_ACCOUNT)?;
+    for i in 0..header.nent as usize {
+        let place = arg + size_of::<kvm_cpuid>() + i * size_of::<kvm_cpuid_entry>();
+        let entry: kvm_cpuid_entry = copy::read(place)?;
+        let entry = CpuidEntry {
+            function: entry.function,
+            words: [entry.eax, entry.ebx, entry.ecx, entry.edx],
+            ..CpuidEntry::default()
+        };
+        entries.push(entry, GFP_KERNEL_ACCOUNT)?;
+    }
+    take(cx, entries)
+}
+
 /// KVM_SET_CPUID2 (api.rst, 4.20). Once a vCPU has run, its CPUID stays as it is.
 pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     let header: kvm_cpuid2 = copy::read(arg)?;
@@ -83,6 +128,10 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
         let entry: kvm_cpuid_entry2 = copy::read(place(arg, i))?;
         entries.push(from_abi(&entry), GFP_KERNEL_ACCOUNT)?;
     }
+    take(cx, entries)
+}
+
+fn take<B: Backend>(cx: &mut Loaded<'_, B>, entries: KVVec<CpuidEntry>) -> Result<i32> {
     let cpuid = Cpuid::new(entries)?;
     if cx.state.has_run {
         return cx.check_same_cpuid(cpuid).map(|()| 0);

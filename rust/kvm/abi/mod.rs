@@ -20,6 +20,7 @@ mod mce;
 mod msr;
 mod msr_filter;
 mod number;
+mod one_reg;
 mod options;
 mod pit;
 mod regs;

@@ -13,7 +13,9 @@ use crate::host::bindings::{
     kvm_clear_dirty_log,
     kvm_clock_data,
     kvm_coalesced_mmio_zone,
+    kvm_cpuid,
     kvm_cpuid2,
+    kvm_create_device,
     kvm_debugregs,
     kvm_device_attr,
     kvm_dirty_log,
@@ -32,10 +34,12 @@ use crate::host::bindings::{
     kvm_msr_filter,
     kvm_msr_list,
     kvm_msrs,
+    kvm_one_reg,
     kvm_pit_config,
     kvm_pit_state,
     kvm_pit_state2,
     kvm_pre_fault_memory,
+    kvm_reg_list,
     kvm_regs,
     kvm_signal_mask,
     kvm_sregs,
@@ -141,3 +145,10 @@ pub(super) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
 pub(super) const KVM_SET_DEVICE_ATTR: u32 = _IOW::<kvm_device_attr>(KVMIO, 0xe1);
 pub(super) const KVM_GET_DEVICE_ATTR: u32 = _IOW::<kvm_device_attr>(KVMIO, 0xe2);
 pub(super) const KVM_HAS_DEVICE_ATTR: u32 = _IOW::<kvm_device_attr>(KVMIO, 0xe3);
+pub(super) const KVM_GET_EMULATED_CPUID: u32 = _IOWR::<kvm_cpuid2>(KVMIO, 0x09);
+pub(super) const KVM_SET_CPUID: u32 = _IOW::<kvm_cpuid>(KVMIO, 0x8a);
+pub(super) const KVM_GET_ONE_REG: u32 = _IOW::<kvm_one_reg>(KVMIO, 0xab);
+pub(super) const KVM_SET_ONE_REG: u32 = _IOW::<kvm_one_reg>(KVMIO, 0xac);
+pub(super) const KVM_GET_REG_LIST: u32 = _IOWR::<kvm_reg_list>(KVMIO, 0xb0);
+pub(super) const KVM_SMI: u32 = _IO(KVMIO, 0xb7);
+pub(super) const KVM_CREATE_DEVICE: u32 = _IOWR::<kvm_create_device>(KVMIO, 0xe0);

@@ -9,6 +9,7 @@ use crate::{
     host::{
         abi_types::Plain,
         bindings::{
+            self,
             kvm_debugregs,
             kvm_guest_debug,
             kvm_regs, //
@@ -99,6 +100,15 @@ pub(super) fn set_debugregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> R
     cx.update_dr7();
     Ok(0)
 }
+
+/// KVM_GUESTDBG_* that there are (KVM_CAP_SET_GUEST_DEBUG2).
+pub(super) const GUEST_DEBUG_FLAGS: u32 = bindings::KVM_GUESTDBG_ENABLE
+    | bindings::KVM_GUESTDBG_SINGLESTEP
+    | bindings::KVM_GUESTDBG_USE_SW_BP
+    | bindings::KVM_GUESTDBG_USE_HW_BP
+    | bindings::KVM_GUESTDBG_INJECT_DB
+    | bindings::KVM_GUESTDBG_INJECT_BP
+    | bindings::KVM_GUESTDBG_BLOCKIRQ;
 
 /// KVM_SET_GUEST_DEBUG (api.rst, 4.86).
 pub(super) fn set_guest_debug<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {

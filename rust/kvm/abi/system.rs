@@ -12,6 +12,7 @@ use kernel::{
 
 use super::{
     capability,
+    copy,
     cpuid,
     debugfs::SystemDir,
     mce,
@@ -21,7 +22,10 @@ use super::{
 };
 use crate::{
     host::{
-        bindings,
+        bindings::{
+            self,
+            kvm_device_attr, //
+        },
         file::{
             self,
             FileObject, //
@@ -77,6 +81,9 @@ impl<B: Backend> FileObject for System<B> {
                 let xcr0 = supported_xcr0();
                 cpuid::get_supported(arg, &this.backend.cpuid_hardware(xcr0))
             }
+            number::KVM_GET_EMULATED_CPUID => cpuid::get_emulated(arg),
+            number::KVM_HAS_DEVICE_ATTR => attribute(arg, false),
+            number::KVM_GET_DEVICE_ATTR => attribute(arg, true),
             number::KVM_GET_MSR_INDEX_LIST => msr::get_list(arg, crate::vm::SAVED_MSRS),
             number::KVM_GET_MSR_FEATURE_INDEX_LIST => msr::get_list(arg, crate::vm::FEATURE_MSRS),
             number::KVM_GET_MSRS => msr::get_system(arg),
@@ -84,6 +91,19 @@ impl<B: Backend> FileObject for System<B> {
             _ => Err(EINVAL),
         }
     }
+}
+
+/// KVM_HAS_DEVICE_ATTR and KVM_GET_DEVICE_ATTR (api.rst, 4.80 and 4.81): XCR0 bits that guests can
+/// be given.
+fn attribute(arg: usize, get: bool) -> Result<i32> {
+    let attribute: kvm_device_attr = copy::read(arg)?;
+    if attribute.group != 0 || attribute.attr != u64::from(bindings::KVM_X86_XCOMP_GUEST_SUPP) {
+        return Err(ENXIO);
+    }
+    if get {
+        copy::write(attribute.addr as usize, &supported_xcr0())?;
+    }
+    Ok(0)
 }
 
 /// XCR0 bits that guests can be given: those the kernel runs with and allows, but for what needs

@@ -36,6 +36,7 @@ use crate::{
     host::{
         bindings::{
             self,
+            kvm_create_device,
             kvm_enable_cap,
             kvm_userspace_memory_region,
             kvm_userspace_memory_region2, //
@@ -190,6 +191,11 @@ impl<B: Backend> FileObject for VmFile<B> {
             number::KVM_SET_PIT2 => pit::set(&this.vm, arg, State::SIZE),
             number::KVM_REINJECT_CONTROL => pit::reinject_control(&this.vm, arg),
             number::KVM_SET_BOOT_CPU_ID => this.set_boot_cpu_id(arg),
+            number::KVM_CREATE_DEVICE => {
+                // A kernel without VFIO has no device for any VM here.
+                let _device: kvm_create_device = copy::read(arg)?;
+                Err(ENODEV)
+            }
             number::KVM_X86_SET_MSR_FILTER => msr_filter::set(&this.vm, arg),
             number::KVM_ENABLE_CAP => this.enable_cap(arg),
             number::KVM_GET_STATS_FD => file::new_fd(|_| VmStats::new(this.shown.clone())),

@@ -122,6 +122,12 @@ pub(crate) enum UserExit {
     },
     /// KVM_EXIT_MEMORY_FAULT: KVM_RUN itself fails.
     MemoryFault { gpa: u64, size: u64 },
+    /// KVM_EXIT_HYPERCALL.
+    Hypercall {
+        number: u64,
+        args: [u64; 3],
+        is_long: bool,
+    },
     /// KVM_EXIT_X86_RDMSR or KVM_EXIT_X86_WRMSR.
     Msr {
         is_write: bool,
@@ -231,6 +237,11 @@ impl RunPage {
         get!(self.__bindgen_anon_1.mmio.data)
     }
 
+    /// What the VMM answered to a hypercall.
+    pub(crate) fn hypercall_result(&self) -> u64 {
+        get!(self.__bindgen_anon_1.hypercall.ret)
+    }
+
     /// What the VMM answered to RDMSR or WRMSR: the value of an MSR that was read, or `None` where
     /// the guest is to get #GP.
     pub(crate) fn msr_answer(&self) -> Option<u64> {
@@ -327,6 +338,20 @@ impl RunPage {
                 put!(self.__bindgen_anon_1.memory_fault.gpa = gpa);
                 put!(self.__bindgen_anon_1.memory_fault.size = size);
                 bindings::KVM_EXIT_MEMORY_FAULT
+            }
+            UserExit::Hypercall {
+                number,
+                args: [a0, a1, a2],
+                is_long,
+            } => {
+                // KVM_EXIT_HYPERCALL_LONG_MODE.
+                let flags = u64::from(is_long);
+                put!(self.__bindgen_anon_1.hypercall.nr = number);
+                put!(self.__bindgen_anon_1.hypercall.args = [a0, a1, a2, 0, 0, 0]);
+                // VMMs take it for what it was before, and answer nothing.
+                put!(self.__bindgen_anon_1.hypercall.ret = 0);
+                put!(self.__bindgen_anon_1.hypercall.__bindgen_anon_1.flags = flags);
+                bindings::KVM_EXIT_HYPERCALL
             }
             UserExit::Msr {
                 is_write,

@@ -4,6 +4,7 @@
  * bindgen can bind. Nothing is decided here.
  */
 #include <linux/anon_inodes.h>
+#include <linux/capability.h>
 #include <linux/context_tracking.h>
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
@@ -44,6 +45,11 @@
 #include <trace/events/ipi.h>
 
 #include "shim.h"
+
+bool shim_may_reboot(void)
+{
+	return capable(CAP_SYS_BOOT);
+}
 
 bool shim_virt_rebooting(void)
 {

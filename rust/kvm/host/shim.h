@@ -18,6 +18,7 @@ struct page;
 struct wait_queue_entry;
 
 /* Processor: control registers, MSRs, interrupt flag. */
+bool shim_may_reboot(void);
 bool shim_virt_rebooting(void);
 void shim_set_virt_rebooting(void);
 u64 shim_cr4_read_shadow(void);

@@ -7,6 +7,12 @@
 
 use super::bindings;
 
+/// Whether the current thread may reboot the machine (CAP_SYS_BOOT, of the machine itself).
+pub(crate) fn may_reboot() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { bindings::shim_may_reboot() }
+}
+
 /// What a thread has in FS, GS, DS, ES, LDTR and IA32_KERNEL_GS_BASE.
 #[derive(Default)]
 pub(crate) struct ThreadState(bindings::shim_thread_state);

@@ -31,6 +31,7 @@ use super::{
         Limits,
         SecondLevel, //
     },
+    options::DisabledExits,
     vcpu::Loaded, //
 };
 use crate::host::{
@@ -123,8 +124,10 @@ pub(crate) enum Exit {
     Xsetbv,
     /// A loop of PAUSEs: the guest spins.
     Pause,
-    /// An instruction that does nothing here: INVD, WBINVD, MONITOR, MWAIT.
+    /// An instruction that does nothing here: INVD, WBINVD.
     Ignored,
+    /// MONITOR or MWAIT.
+    Monitor,
     /// An instruction that this virtual processor does not have: #UD.
     InvalidOpcode,
     /// RDPMC: there are no counters, so #GP.
@@ -179,8 +182,8 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn cpuid_hardware(&self, xcr0: u64) -> Hardware;
     /// What a new VM shares.
     fn new_machine(&self) -> Result<Self::Machine>;
-    /// A new vCPU's parts.
-    fn new_vcpu(&self) -> Result<(Self::Resident, Self::Vcpu)>;
+    /// A new vCPU's parts, which does some things without an exit.
+    fn new_vcpu(&self, disabled_exits: DisabledExits) -> Result<(Self::Resident, Self::Vcpu)>;
     /// The text of `/sys/kernel/debug/kvm/vmx_capabilities`.
     fn write_capabilities(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result;
     /// The state of a loaded vCPU as the hardware keeps it.
@@ -292,9 +295,14 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn msr(cx: &Loaded<'_, Self>, index: u32) -> Option<u64>;
     /// Sets one. Returns false if it is none of those. The value is checked.
     fn set_msr(cx: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool;
-    /// Has those accesses to MSRs exit that `allows` does not; its second argument is
-    /// KVM_MSR_FILTER_READ or KVM_MSR_FILTER_WRITE. Calls come one after another.
-    fn filter_msrs(machine: &Self::Machine, allows: impl Fn(u32, u32) -> bool);
+    /// Has those accesses to MSRs exit that `allows` does not, or that are not among
+    /// `disabled_exits`; the second argument of `allows` is KVM_MSR_FILTER_READ or
+    /// KVM_MSR_FILTER_WRITE. Calls come one after another.
+    fn filter_msrs(
+        machine: &Self::Machine,
+        disabled_exits: DisabledExits,
+        allows: impl Fn(u32, u32) -> bool,
+    );
     /// Sets which exceptions exit, for debuggers: bit n is vector n.
     fn set_exception_exits(cx: &mut Loaded<'_, Self>, bitmap: u32);
     /// What the CPUID of this vCPU leaves to the guest alone has changed.

@@ -25,6 +25,8 @@ use super::{
         RCX,
         RDX, //
     },
+    QUIRK_MISC_ENABLE_NO_MWAIT,
+    QUIRK_MWAIT_NEVER_UD_FAULTS, //
 };
 use crate::host::cpu;
 
@@ -41,6 +43,7 @@ pub(crate) struct Entry {
 const FLAG_SIGNIFICANT_INDEX: u32 = 1 << 0;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const LEAF_1_ECX_OSXSAVE: u32 = 1 << 27;
+const LEAF_1_ECX_MONITOR: u32 = 1 << 3;
 const LEAF_1_EDX_APIC: u32 = 1 << 9;
 const APIC_BASE_ENABLE: u64 = 1 << 11;
 /// Functions in each of the two ranges whose place is remembered.
@@ -275,6 +278,21 @@ impl<B: Backend> Loaded<'_, B> {
         B::skip_instruction(self);
     }
 
+    /// MONITOR or MWAIT: as if they did nothing, or #UD where the guest does not have them and the
+    /// VMM wants it told (KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS).
+    pub(crate) fn emulate_monitor(&mut self) {
+        let is_there = if self.vm.has_quirk(QUIRK_MISC_ENABLE_NO_MWAIT) {
+            self.state.cpuid.words(1, 0)[2] & LEAF_1_ECX_MONITOR != 0
+        } else {
+            self.state.msrs.enables_monitor()
+        };
+        if is_there || self.vm.has_quirk(QUIRK_MWAIT_NEVER_UD_FAULTS) {
+            B::skip_instruction(self);
+        } else {
+            self.queue_ud();
+        }
+    }
+
     /// Takes new answers.
     pub(crate) fn set_cpuid(&mut self, cpuid: Cpuid) {
         self.state.cpuid = cpuid;
@@ -312,6 +330,10 @@ impl<B: Backend> Loaded<'_, B> {
         if let Some(entry) = cpuid.find_mut(1, 0) {
             set_bit(&mut entry.words[2], LEAF_1_ECX_OSXSAVE, osxsave);
             set_bit(&mut entry.words[3], LEAF_1_EDX_APIC, apic);
+            if !self.vm.has_quirk(QUIRK_MISC_ENABLE_NO_MWAIT) {
+                let monitor = self.state.msrs.enables_monitor();
+                set_bit(&mut entry.words[2], LEAF_1_ECX_MONITOR, monitor);
+            }
         }
         let size = xsave_size(cpuid, xcr0);
         let compact = compact_xsave_size(cpuid, xcr0);

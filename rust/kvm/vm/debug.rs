@@ -16,7 +16,8 @@ use super::{
     backend::Backend,
     event::Event,
     run::Next,
-    vcpu::Loaded, //
+    vcpu::Loaded,
+    QUIRK_FIX_HYPERCALL_INSN, //
 };
 use crate::host::{
     cpu::IrqsOff,
@@ -37,9 +38,13 @@ pub(crate) const INJECT_DB: u32 = 1 << 18;
 /// KVM_GUESTDBG_INJECT_BP.
 pub(crate) const INJECT_BP: u32 = 1 << 19;
 
+/// KVM_GUESTDBG_BLOCKIRQ.
+const BLOCKIRQ: u32 = 1 << 20;
+
 const RFLAGS_TF: u64 = 1 << 8;
 const VECTOR_DB: u8 = 1;
 const VECTOR_BP: u8 = 3;
+const VECTOR_UD: u8 = 6;
 const VECTOR_AC: u8 = 17;
 const VECTOR_MC: u8 = 18;
 
@@ -94,6 +99,12 @@ impl DebugRegs {
         } else {
             (self.db, self.dr7)
         }
+    }
+
+    /// Whether a debugger has interrupts and NMIs wait.
+    #[inline]
+    pub(crate) fn blocks_interrupts(&self) -> bool {
+        self.control & BLOCKIRQ != 0
     }
 
     /// Whether somebody outside steps the guest.
@@ -177,6 +188,9 @@ impl<B: Backend> Loaded<'_, B> {
         if self.state.dr.control & USE_SW_BP != 0 {
             bitmap |= 1 << VECTOR_BP;
         }
+        if self.vm.has_quirk(QUIRK_FIX_HYPERCALL_INSN) {
+            bitmap |= 1 << VECTOR_UD;
+        }
         B::set_exception_exits(self, bitmap);
     }
 
@@ -192,7 +206,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// An exception that exits: #DB, #BP or #AC.
+    /// An exception that exits: #DB, #BP, #UD or #AC.
     pub(crate) fn handle_exception(
         &mut self,
         vector: u8,
@@ -220,6 +234,12 @@ impl<B: Backend> Loaded<'_, B> {
                 dr6: 0,
                 dr7: 0,
             })),
+            VECTOR_UD => {
+                if !self.vm.has_quirk(QUIRK_FIX_HYPERCALL_INSN) || !self.fix_hypercall() {
+                    self.queue_ud();
+                }
+                Ok(Next::Guest)
+            }
             VECTOR_AC => {
                 self.state
                     .events
@@ -247,13 +267,14 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(Next::Guest);
         }
 
-        if self.state.dr.dr7 & Dr7::GD.bits() != 0 {
+        let dr7 = B::dr7(self);
+        if dr7 & Dr7::GD.bits() != 0 {
             if self.state.dr.control & USE_HW_BP != 0 {
                 return Ok(self.leave(&UserExit::Debug {
                     exception: VECTOR_DB.into(),
                     pc: self.linear_rip().0,
                     dr6: Dr6::BD.bits() | Dr6::RESET,
-                    dr7: self.state.dr.dr7,
+                    dr7,
                 }));
             }
             self.state

@@ -188,6 +188,11 @@ impl<B: Backend> Loaded<'_, B> {
             };
             self.state.events.injected = Some(event);
             B::inject(self, &event);
+        } else if self.state.dr.blocks_interrupts() {
+            // A window would open at once, again and again.
+            B::set_nmi_window(self, false);
+            B::set_interrupt_window(self, false);
+            return;
         } else if self.state.events.nmi_pending != 0
             && !B::nmi_masked(self)
             && B::interrupt_shadow(self) == 0

@@ -189,7 +189,8 @@ impl<B: Backend> Loaded<'_, B> {
     /// long that polling was a waste.
     fn adapt_poll(&mut self, waited: u64) {
         let limit = if self.state.pv.may_poll() {
-            u64::from(module_parameters::halt_poll_ns.value())
+            let default = || u64::from(module_parameters::halt_poll_ns.value());
+            self.vm.options.halt_poll().unwrap_or_else(default)
         } else {
             0
         };

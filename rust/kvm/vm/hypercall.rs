@@ -2,9 +2,13 @@
 
 //! Hypercalls: para-virtualisation by VMCALL (`Documentation/virt/kvm/x86/hypercalls.rst`).
 
+use arch::addr::PAGE_SIZE;
+
 use super::{
     backend::Backend,
+    io::Pending,
     pv::Feature,
+    run::Next,
     vcpu::{
         Loaded,
         RAX,
@@ -14,6 +18,7 @@ use super::{
         RSI, //
     },
 };
+use crate::host::shared::UserExit;
 use crate::stats::vcpu as stat;
 
 /// Does nothing but exit, so that pending interrupts are seen.
@@ -26,6 +31,9 @@ const KVM_HC_CLOCK_PAIRING: u64 = 9;
 const KVM_HC_SEND_IPI: u64 = 10;
 /// Another vCPU may have this one's turn.
 const KVM_HC_SCHED_YIELD: u64 = 11;
+
+/// Memory changes between private and shared, which is a matter of the VMM's.
+const KVM_HC_MAP_GPA_RANGE: u64 = 12;
 
 /// Results that say what went wrong, negated (`include/uapi/linux/kvm_para.h`).
 pub(super) mod error {
@@ -64,8 +72,54 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// VMCALL.
-    pub(crate) fn emulate_hypercall(&mut self) {
+    pub(crate) fn emulate_hypercall(&mut self) -> Next {
+        if self.argument(RAX) == KVM_HC_MAP_GPA_RANGE && self.serves_map_gpa_range() {
+            return self.leave_for_map_gpa_range();
+        }
         self.hypercall_within(Needs::Sleep);
+        Next::Guest
+    }
+
+    /// Whether KVM_HC_MAP_GPA_RANGE is for the VMM, and its arguments make sense.
+    fn serves_map_gpa_range(&self) -> bool {
+        B::cpl(self) == 0
+            && self
+                .vm
+                .options
+                .exits_for_hypercall(KVM_HC_MAP_GPA_RANGE as u32)
+            && self.is_gpa_range()
+    }
+
+    /// Whether the first two arguments are an address of a page, and a number of pages that does
+    /// not wrap.
+    fn is_gpa_range(&self) -> bool {
+        let [gpa, pages] = [RBX, RCX].map(|register| self.argument(register));
+        let first = gpa / PAGE_SIZE;
+        gpa % PAGE_SIZE == 0 && first.wrapping_add(pages) > first
+    }
+
+    fn leave_for_map_gpa_range(&mut self) -> Next {
+        self.state.pending = Pending::Hypercall;
+        self.leave(&UserExit::Hypercall {
+            number: KVM_HC_MAP_GPA_RANGE,
+            args: [RBX, RCX, RDX].map(|register| self.argument(register)),
+            is_long: self.is_64_bit_mode(),
+        })
+    }
+
+    /// The VMM has done what the hypercall asked for.
+    pub(crate) fn complete_hypercall(&mut self) -> Next {
+        self.finish_hypercall(self.vcpu.run.hypercall_result());
+        Next::Guest
+    }
+
+    fn finish_hypercall(&mut self, result: u64) {
+        self.state.regs[RAX] = if self.is_64_bit_mode() {
+            result
+        } else {
+            result & 0xffff_ffff
+        };
+        B::skip_instruction(self);
     }
 
     fn hypercall_within(&mut self, limit: Needs) -> bool {
@@ -84,12 +138,7 @@ impl<B: Backend> Loaded<'_, B> {
         } else {
             error::EPERM
         };
-        self.state.regs[RAX] = if self.is_64_bit_mode() {
-            result
-        } else {
-            result & 0xffff_ffff
-        };
-        B::skip_instruction(self);
+        self.finish_hypercall(result);
         true
     }
 
@@ -98,6 +147,10 @@ impl<B: Backend> Loaded<'_, B> {
         let (needs, feature) = match number {
             KVM_HC_VAPIC_POLL_IRQ => return Some(Needs::Nothing),
             KVM_HC_CLOCK_PAIRING => return Some(Needs::Sleep),
+            KVM_HC_MAP_GPA_RANGE => {
+                let is_on = self.vm.options.exits_for_hypercall(number as u32);
+                return is_on.then_some(Needs::Sleep);
+            }
             // The kicked one may get this one's turn, too.
             KVM_HC_KICK_CPU => (Needs::Sleep, Feature::PvUnhalt),
             KVM_HC_SCHED_YIELD => (Needs::Sleep, Feature::PvSchedYield),
@@ -118,6 +171,8 @@ impl<B: Backend> Loaded<'_, B> {
                 0
             }
             KVM_HC_CLOCK_PAIRING => self.pair_clocks(a0, a1),
+            // With arguments that make sense it would have gone to the VMM.
+            KVM_HC_MAP_GPA_RANGE => error::EINVAL,
             KVM_HC_SEND_IPI => self.send_ipis([a0, a1], a2 as u32, a3 as u32),
             KVM_HC_SCHED_YIELD => {
                 self.yield_to_apic(a0 as u32);

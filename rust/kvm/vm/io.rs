@@ -48,6 +48,7 @@ use super::{
         RDI,
         RSI, //
     },
+    QUIRK_OUT_7E_INC_RIP, //
 };
 use crate::{
     host::shared::UserExit,
@@ -73,6 +74,8 @@ pub(crate) enum Pending {
         string: StringIo,
         count: u64,
     },
+    /// A hypercall: take the result.
+    Hypercall,
     /// RDMSR: take the value or raise #GP.
     MsrRead,
     /// WRMSR: go on or raise #GP.
@@ -110,6 +113,7 @@ impl<B: Backend> Loaded<'_, B> {
                 Ok(Next::Guest)
             }
             Pending::StringIn { io, string, count } => self.complete_string_in(&io, &string, count),
+            Pending::Hypercall => Ok(self.complete_hypercall()),
             Pending::MsrRead => Ok(self.complete_rdmsr()),
             Pending::MsrWrite => Ok(self.complete_wrmsr()),
             Pending::EmulatedRead => self.complete_emulated_read(),
@@ -133,7 +137,11 @@ impl<B: Backend> Loaded<'_, B> {
             let value = self.state.regs[RAX] as u32;
             let data = value.to_le_bytes();
             self.vcpu.pio.write(0, &data[..io.size.bytes()]);
-            self.state.pending = Pending::Out { rip: B::rip(self) };
+            if io.port == 0x7e && self.vm.has_quirk(QUIRK_OUT_7E_INC_RIP) {
+                B::skip_instruction(self);
+            } else {
+                self.state.pending = Pending::Out { rip: B::rip(self) };
+            }
         }
         Ok(self.leave_for_io(io, 1))
     }

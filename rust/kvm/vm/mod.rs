@@ -105,7 +105,10 @@ pub(crate) use self::{
         MAX_RING_SIZE,
         MAX_SLOTS, //
     },
-    options::Switches,
+    options::{
+        DisabledExits,
+        Switches, //
+    },
     statistics::Counted,
     vcpu::{
         Loaded,
@@ -155,8 +158,28 @@ const QUIRK_LINT0_REENABLED: u32 = 1 << 0;
 /// KVM_X86_QUIRK_LAPIC_MMIO_HOLE: where the APIC's registers are not, because it is disabled or in
 /// x2APIC mode, there is nothing, and not the VMM.
 pub(crate) const QUIRK_LAPIC_MMIO_HOLE: u32 = 1 << 2;
+/// KVM_X86_QUIRK_OUT_7E_INC_RIP: OUT to port 7EH is over before its VMM hears of it.
+const QUIRK_OUT_7E_INC_RIP: u32 = 1 << 3;
+/// KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT: CPUID shows MONITOR whatever IA32_MISC_ENABLE says.
+const QUIRK_MISC_ENABLE_NO_MWAIT: u32 = 1 << 4;
+/// KVM_X86_QUIRK_FIX_HYPERCALL_INSN: a VMMCALL becomes a VMCALL.
+const QUIRK_FIX_HYPERCALL_INSN: u32 = 1 << 5;
+/// KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS: MONITOR and MWAIT do nothing where they are not there.
+const QUIRK_MWAIT_NEVER_UD_FAULTS: u32 = 1 << 6;
+/// KVM_X86_QUIRK_SLOT_ZAP_ALL: a slot that goes may take the mappings of others with it. Here it
+/// never does.
+const QUIRK_SLOT_ZAP_ALL: u32 = 1 << 7;
+/// KVM_X86_QUIRK_STUFF_FEATURE_MSRS: MSRs that describe the processor are set from the start.
+const QUIRK_STUFF_FEATURE_MSRS: u32 = 1 << 8;
 /// The quirks there are (KVM_CAP_DISABLE_QUIRKS2).
-pub(crate) const SUPPORTED_QUIRKS: u32 = QUIRK_LINT0_REENABLED | QUIRK_LAPIC_MMIO_HOLE;
+pub(crate) const SUPPORTED_QUIRKS: u32 = QUIRK_LINT0_REENABLED
+    | QUIRK_LAPIC_MMIO_HOLE
+    | QUIRK_OUT_7E_INC_RIP
+    | QUIRK_MISC_ENABLE_NO_MWAIT
+    | QUIRK_FIX_HYPERCALL_INSN
+    | QUIRK_MWAIT_NEVER_UD_FAULTS
+    | QUIRK_SLOT_ZAP_ALL
+    | QUIRK_STUFF_FEATURE_MSRS;
 
 /// A virtual machine: the property of the process that made it.
 #[pin_data]
@@ -176,6 +199,8 @@ pub(crate) struct Vm<B: Backend> {
     pit: SetOnce<Arc<Pit>>,
     /// The vCPU that starts by itself (KVM_SET_BOOT_CPU_ID).
     boot_cpu_id: AtomicU32,
+    /// The bound of vCPUs' ids; 0 where nobody has said it yet.
+    max_vcpu_id: AtomicU32,
     /// KVM_X2APIC_API_* in force.
     x2apic_api: AtomicU8,
     /// In nanoseconds.
@@ -212,6 +237,7 @@ impl<B: Backend> Vm<B> {
                 irqchip: SetOnce::new(),
                 pit: SetOnce::new(),
                 boot_cpu_id: AtomicU32::new(0),
+                max_vcpu_id: AtomicU32::new(0),
                 x2apic_api: AtomicU8::new(0),
                 apic_bus_cycle: AtomicU64::new(1),
                 disabled_quirks: AtomicU32::new(0),
@@ -237,10 +263,14 @@ impl<B: Backend> Vm<B> {
         id: usize,
         publish: impl FnOnce(Arc<Vcpu<B>>) -> Result<R>,
     ) -> Result<R> {
-        if id >= MAX_VCPU_ID as usize {
+        let mut vcpus = self.vcpus.lock();
+        // Whoever makes a vCPU has settled for this.
+        let _ =
+            self.max_vcpu_id
+                .compare_exchange(0, MAX_VCPU_ID, Ordering::Relaxed, Ordering::Relaxed);
+        if id >= self.max_vcpu_id.load(Ordering::Relaxed) as usize {
             return Err(EINVAL);
         }
-        let mut vcpus = self.vcpus.lock();
         if vcpus.len() >= MAX_VCPUS {
             return Err(EINVAL);
         }
@@ -359,6 +389,42 @@ impl<B: Backend> Vm<B> {
             return Err(EINVAL);
         }
         self.boot_cpu_id.store(id as u32, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sets the bound of vCPUs' ids, once (api.rst, 7.29 KVM_CAP_MAX_VCPU_ID).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where it is another already, or above what is possible, or below the vCPU that starts
+    /// by itself.
+    pub(crate) fn set_max_vcpu_id(&self, bound: u64) -> Result {
+        let _vcpus = self.vcpus.lock();
+        let bound = u32::try_from(bound).map_err(|_| EINVAL)?;
+        let old = self.max_vcpu_id.load(Ordering::Relaxed);
+        if bound > MAX_VCPU_ID
+            || self.boot_cpu_id.load(Ordering::Relaxed) > bound
+            || (old != 0 && old != bound)
+        {
+            return Err(EINVAL);
+        }
+        self.max_vcpu_id.store(bound, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets the vCPUs to come do things without an exit (api.rst, 7.13
+    /// KVM_CAP_X86_DISABLE_EXITS).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where there are vCPUs.
+    pub(crate) fn disable_exits(&self, exits: DisabledExits) -> Result {
+        let vcpus = self.vcpus.lock();
+        if !vcpus.is_empty() {
+            return Err(EINVAL);
+        }
+        self.options.disable_exits(exits);
+        self.apply_msr_filter();
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use super::{
         RCX,
         RDX, //
     },
+    QUIRK_MISC_ENABLE_NO_MWAIT, //
 };
 use crate::host::{
     bindings,
@@ -129,6 +130,7 @@ const APIC_BASE_BSP: u64 = 1 << 8;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// 8 variable ranges, fixed ranges, write-combining.
 const MTRRCAP: u64 = 0x508;
+const MISC_ENABLE_MONITOR: u64 = 1 << 18;
 /// The performance can be monitored. A guest's writes do not change it.
 const MISC_ENABLE_EMON: u64 = 1 << 7;
 /// BTS and PEBS are unavailable.
@@ -185,6 +187,17 @@ impl Msrs {
             mtrr_fixed: [0; 11],
             mtrr_def_type: 0,
         })
+    }
+
+    /// Whether IA32_MISC_ENABLE lets MONITOR be.
+    pub(crate) fn enables_monitor(&self) -> bool {
+        self.misc_enable & MISC_ENABLE_MONITOR != 0
+    }
+
+    /// Takes back what describes the processor, for a VMM that sets it itself
+    /// (KVM_X86_QUIRK_STUFF_FEATURE_MSRS).
+    pub(crate) fn clear_features(&mut self) {
+        self.platform_info = 0;
     }
 
     /// The MTRR that `index` names.
@@ -532,7 +545,14 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(())
     }
 
+    /// IA32_MISC_ENABLE, which may decide whether CPUID shows MONITOR.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL where a guest would change what it cannot, and without SSE3 for MONITOR, which came
+    /// with it.
     fn write_misc_enable(&mut self, value: u64, by: MsrAccess) -> Result {
+        const LEAF_1_ECX_SSE3: u32 = 1 << 0;
         let old = self.state.msrs.misc_enable;
         let mut value = value;
         if by == MsrAccess::Guest {
@@ -541,7 +561,15 @@ impl<B: Backend> Loaded<'_, B> {
             }
             value = value & !MISC_ENABLE_EMON | old & MISC_ENABLE_EMON;
         }
+        let decides = (value ^ old) & MISC_ENABLE_MONITOR != 0
+            && !self.vm.has_quirk(QUIRK_MISC_ENABLE_NO_MWAIT);
+        if decides && self.state.cpuid.words(1, 0)[2] & LEAF_1_ECX_SSE3 == 0 {
+            return Err(EINVAL);
+        }
         self.state.msrs.misc_enable = value;
+        if decides {
+            self.update_runtime_cpuid();
+        }
         Ok(())
     }
 

@@ -103,12 +103,20 @@ impl<B: Backend> Vm<B> {
     /// Sets the rules, which hold for every access that a vCPU begins after this.
     pub(crate) fn set_msr_filter(&self, rules: KBox<Rules>) {
         let filter = &self.msr_filter;
-        let mut current = filter.rules.lock();
-        B::filter_msrs(&self.machine, |msr, access| rules.allow(msr, access));
-        let old = current.replace(rules);
-        filter.is_set.store(true, Ordering::Relaxed);
-        drop(current);
+        let old = filter.rules.lock().replace(rules);
         drop(old);
+        filter.is_set.store(true, Ordering::Relaxed);
+        self.apply_msr_filter();
         self.memory.runners.interrupt_all();
+    }
+
+    /// Tells the hardware of the rules, and of the exits that the VMM does without.
+    pub(super) fn apply_msr_filter(&self) {
+        let rules = self.msr_filter.rules.lock();
+        B::filter_msrs(
+            &self.machine,
+            self.options.disabled_exits(),
+            |msr, access| rules.as_ref().is_none_or(|rules| rules.allow(msr, access)),
+        );
     }
 }

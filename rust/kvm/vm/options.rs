@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{
     AtomicU32,
+    AtomicU64,
     Ordering, //
 };
 
@@ -25,10 +26,31 @@ bitflags! {
     }
 }
 
+bitflags! {
+    /// What guests do without an exit (KVM_CAP_X86_DISABLE_EXITS).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct DisabledExits: u32 {
+        /// MONITOR and MWAIT.
+        const MWAIT = 1 << 0;
+        /// HLT.
+        const HLT = 1 << 1;
+        /// Loops of PAUSEs.
+        const PAUSE = 1 << 2;
+        /// Reading how long the processor slept.
+        const CSTATE = 1 << 3;
+        /// Reading how fast it ran.
+        const APERFMPERF = 1 << 4;
+    }
+}
+
 /// The choices.
 pub(crate) struct Options {
     switches: AtomicU32,
     user_space_msr: AtomicU32,
+    disabled_exits: AtomicU32,
+    hypercall_exits: AtomicU32,
+    /// In nanoseconds; the module's parameter decides where this is `u64::MAX`.
+    halt_poll: AtomicU64,
 }
 
 impl Options {
@@ -37,7 +59,41 @@ impl Options {
         Self {
             switches: AtomicU32::new(0),
             user_space_msr: AtomicU32::new(0),
+            disabled_exits: AtomicU32::new(0),
+            hypercall_exits: AtomicU32::new(0),
+            halt_poll: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// What guests do without an exit.
+    pub(crate) fn disabled_exits(&self) -> DisabledExits {
+        DisabledExits::from_bits_retain(self.disabled_exits.load(Ordering::Relaxed))
+    }
+
+    /// Adds to that. There are no vCPUs yet.
+    pub(super) fn disable_exits(&self, exits: DisabledExits) {
+        self.disabled_exits
+            .fetch_or(exits.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether the VMM serves the hypercall with this number (KVM_CAP_EXIT_HYPERCALL).
+    pub(crate) fn exits_for_hypercall(&self, number: u32) -> bool {
+        self.hypercall_exits.load(Ordering::Relaxed) >> number & 1 != 0
+    }
+
+    /// Sets which it does, a bit each.
+    pub(crate) fn set_hypercall_exits(&self, numbers: u32) {
+        self.hypercall_exits.store(numbers, Ordering::Relaxed);
+    }
+
+    /// How long a halted vCPU may poll, in nanoseconds, if the VMM has said so (KVM_CAP_HALT_POLL).
+    pub(crate) fn halt_poll(&self) -> Option<u64> {
+        Some(self.halt_poll.load(Ordering::Relaxed)).filter(|time| *time != u64::MAX)
+    }
+
+    /// Says so.
+    pub(crate) fn set_halt_poll(&self, nanoseconds: u32) {
+        self.halt_poll.store(nanoseconds.into(), Ordering::Relaxed);
     }
 
     /// Whether something is on.

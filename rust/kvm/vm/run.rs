@@ -348,10 +348,7 @@ impl<B: Backend> Loaded<'_, B> {
         match exit {
             // The inner loop served these, or the kernel did.
             Exit::Handled | Exit::Cpuid | Exit::TimerExpired | Exit::LogFull => Ok(Next::Guest),
-            Exit::Hypercall => {
-                self.emulate_hypercall();
-                Ok(Next::Guest)
-            }
+            Exit::Hypercall => Ok(self.emulate_hypercall()),
             Exit::MsrRead => self.emulate_rdmsr(),
             Exit::MsrWrite => self.emulate_wrmsr(),
             Exit::Hlt => Ok(self.handle_hlt()),
@@ -368,6 +365,10 @@ impl<B: Backend> Loaded<'_, B> {
             Exit::Pause => Ok(self.handle_pause()),
             Exit::Ignored => {
                 B::skip_instruction(self);
+                Ok(Next::Guest)
+            }
+            Exit::Monitor => {
+                self.emulate_monitor();
                 Ok(Next::Guest)
             }
             Exit::InvalidOpcode => {

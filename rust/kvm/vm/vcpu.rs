@@ -57,7 +57,8 @@ use super::{
         Pv,
         StealTime, //
     },
-    Vm, //
+    Vm,
+    QUIRK_STUFF_FEATURE_MSRS, //
 };
 use crate::{
     host::{
@@ -172,7 +173,7 @@ pub(crate) const RDI: usize = 7;
 impl<B: Backend> Vcpu<B> {
     /// A vCPU in the state that reset leaves.
     pub(crate) fn new(vm: &Vm<B>, id: u32) -> Result<Arc<Self>> {
-        let (resident, hw) = vm.backend.new_vcpu()?;
+        let (resident, hw) = vm.backend.new_vcpu(vm.options.disabled_exits())?;
         let runner = Arc::new(Runner::new(), GFP_KERNEL_ACCOUNT)?;
         let ring = vm.memory.new_ring(&runner)?;
         if vm.memory.logs_writes() {
@@ -233,6 +234,9 @@ impl<B: Backend> Vcpu<B> {
         )?;
         vcpu.with_loaded(vm, |cx| {
             cx.reset_registers();
+            if !vm.has_quirk(QUIRK_STUFF_FEATURE_MSRS) {
+                cx.state.msrs.clear_features();
+            }
             Ok(())
         })?;
         Ok(vcpu)

@@ -8,7 +8,10 @@ use kernel::prelude::*;
 
 use crate::{
     host::page::HardwarePage,
-    vm::msr_filter, //
+    vm::{
+        msr_filter,
+        DisabledExits, //
+    },
 };
 
 /// MSRs that a guest reads and writes without an exit: an entry loads them and an exit saves them,
@@ -24,6 +27,11 @@ const PASSED_THROUGH: [u32; 7] = [
 ];
 /// IA32_TSC: reads see the offset; writes exit.
 const IA32_TSC: u32 = 0x10;
+
+/// How long a core was in C1, C3, C6 and C7.
+const CSTATE_RESIDENCY: [u32; 4] = [0x660, 0x3fc, 0x3fd, 0x3fe];
+/// IA32_MPERF and IA32_APERF.
+const APERFMPERF: [u32; 2] = [0xe7, 0xe8];
 
 const X2APIC_TPR: u32 = 0x808;
 const X2APIC_EOI: u32 = 0x80b;
@@ -85,14 +93,22 @@ impl Bitmaps {
             msr: all_exit()?,
             msr_x2apic: all_exit()?,
         };
-        bitmaps.filter_msrs(|_, _| true);
+        bitmaps.filter_msrs(DisabledExits::empty(), |_, _| true);
         bitmaps.pass_x2apic(apicv);
         Ok(bitmaps)
     }
 
     /// Lets accesses through that the processor can serve, as far as `allows` allows them. The
     /// registers of an x2APIC are not filtered.
-    pub(super) fn filter_msrs(&self, allows: impl Fn(u32, u32) -> bool) {
+    pub(super) fn filter_msrs(
+        &self,
+        disabled_exits: DisabledExits,
+        allows: impl Fn(u32, u32) -> bool,
+    ) {
+        let own = [
+            (DisabledExits::CSTATE, &CSTATE_RESIDENCY[..]),
+            (DisabledExits::APERFMPERF, &APERFMPERF[..]),
+        ];
         for page in [&self.msr, &self.msr_x2apic] {
             for msr in PASSED_THROUGH {
                 set_passed(page, msr, READ, allows(msr, msr_filter::READ));
@@ -100,6 +116,12 @@ impl Bitmaps {
             }
             let reads_tsc = allows(IA32_TSC, msr_filter::READ);
             set_passed(page, IA32_TSC, READ, reads_tsc);
+            for (exit, msrs) in own {
+                for &msr in msrs {
+                    let passed = disabled_exits.contains(exit) && allows(msr, msr_filter::READ);
+                    set_passed(page, msr, READ, passed);
+                }
+            }
         }
     }
 

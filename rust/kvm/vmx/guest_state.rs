@@ -239,6 +239,16 @@ pub(super) fn msr(f: &Vmcs, index: u32) -> Option<u64> {
     })
 }
 
+/// Has a guest whose HLTs do not exit go on after one: most events cannot be injected into a halted
+/// processor (SDM vol. 3, 27.3.1.5).
+pub(super) fn end_halt(f: &Vmcs) {
+    const ACTIVE: u32 = 0;
+    const HALTED: u32 = 1;
+    if f.read(vmcs::GUEST_ACTIVITY_STATE) == HALTED {
+        f.write(vmcs::GUEST_ACTIVITY_STATE, ACTIVE);
+    }
+}
+
 /// Sets one. Returns false if it is none of those.
 pub(super) fn set_msr(f: &Vmcs, index: u32, value: u64) -> bool {
     match index {

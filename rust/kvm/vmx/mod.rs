@@ -91,6 +91,7 @@ use crate::{
             SegmentRegister,
             TableRegister, //
         },
+        DisabledExits,
         Event,
         Limits,
         Loaded,
@@ -204,7 +205,7 @@ impl Backend for Vmx {
         Bitmaps::new(self.capability.has_apicv())
     }
 
-    fn new_vcpu(&self) -> Result<(Vmcs, VmxVcpu)> {
+    fn new_vcpu(&self, disabled_exits: DisabledExits) -> Result<(Vmcs, VmxVcpu)> {
         let vpid = if self.capability.has(Secondary::ENABLE_VPID) {
             Vpids::allocate(&self.vpids)
         } else {
@@ -221,12 +222,22 @@ impl Backend for Vmx {
         };
         // Until a slot has a log.
         secondary.remove(Secondary::ENABLE_PML);
+        let mut cpu_based = CpuBased::from_bits_retain(self.capability.cpu_based.got)
+            .difference(CpuBased::USE_TPR_SHADOW);
+        if disabled_exits.contains(DisabledExits::HLT) {
+            cpu_based.remove(CpuBased::HLT_EXITING);
+        }
+        if disabled_exits.contains(DisabledExits::MWAIT) {
+            cpu_based.remove(CpuBased::MWAIT_EXITING | CpuBased::MONITOR_EXITING);
+        }
+        if disabled_exits.contains(DisabledExits::PAUSE) {
+            secondary.remove(Secondary::PAUSE_LOOP_EXITING);
+        }
         let vcpu = VmxVcpu {
             // Both are turned on where they are used.
             pin_based: PinBased::from_bits_retain(self.capability.pin_based.got)
                 .difference(PinBased::POSTED_INTERRUPTS | PinBased::PREEMPTION_TIMER),
-            cpu_based: CpuBased::from_bits_retain(self.capability.cpu_based.got)
-                .difference(CpuBased::USE_TPR_SHADOW),
+            cpu_based,
             secondary,
             vpid,
             eptp: 0,
@@ -290,6 +301,9 @@ impl Backend for Vmx {
     }
 
     fn inject(cx: &mut Loaded<'_, Self>, event: &Event) {
+        if !cx.state.hw.cpu_based.contains(CpuBased::HLT_EXITING) {
+            guest_state::end_halt(&cx.vcpu.resident);
+        }
         match event {
             Event::Interrupt { .. } | Event::SoftwareInterrupt { .. } => {
                 cx.count(stat::IRQ_INJECTIONS);
@@ -512,8 +526,12 @@ impl Backend for Vmx {
         guest_state::set_msr(&cx.vcpu.resident, index, value)
     }
 
-    fn filter_msrs(machine: &Bitmaps, allows: impl Fn(u32, u32) -> bool) {
-        machine.filter_msrs(allows);
+    fn filter_msrs(
+        machine: &Bitmaps,
+        disabled_exits: DisabledExits,
+        allows: impl Fn(u32, u32) -> bool,
+    ) {
+        machine.filter_msrs(disabled_exits, allows);
     }
 
     fn set_exception_exits(cx: &mut Loaded<'_, Self>, bitmap: u32) {

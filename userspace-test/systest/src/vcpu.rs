@@ -45,6 +45,12 @@ pub enum Exit {
     IoapicEoi { vector: u8 },
     /// An access to the task priority that was asked to be told of.
     TprAccess { rip: u64, is_write: bool },
+    /// A hypercall that the VMM answers with [`Vcpu::answer_hypercall`].
+    Hypercall {
+        number: u64,
+        args: [u64; 3],
+        flags: u64,
+    },
     /// RDMSR that the VMM answers with [`Vcpu::answer_msr`].
     Rdmsr { index: u32, reason: u32 },
     /// WRMSR that the VMM answers with [`Vcpu::answer_msr`].
@@ -151,6 +157,11 @@ impl Vcpu {
                 rip: self.run.read(at(0)),
                 is_write: self.run.read::<u32>(at(8)) != 0,
             },
+            KVM_EXIT_HYPERCALL => Exit::Hypercall {
+                number: self.run.read(at(0)),
+                args: [8, 16, 24].map(|offset| self.run.read(at(offset))),
+                flags: self.run.read(at(64)),
+            },
             KVM_EXIT_X86_RDMSR => Exit::Rdmsr {
                 index: self.run.read(at(12)),
                 reason: self.run.read(at(8)),
@@ -177,6 +188,11 @@ impl Vcpu {
     /// Gives the data for a load.
     pub fn answer_mmio(&self, data: &[u8]) {
         self.run.write_bytes(EXIT + 8, data);
+    }
+
+    /// Gives the result of a hypercall.
+    pub fn answer_hypercall(&self, result: u64) {
+        self.run.write(EXIT + 56, result);
     }
 
     /// Gives the value for RDMSR, or lets WRMSR pass; `None` stands for #GP.

@@ -84,6 +84,26 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// Puts VMCALL in the place of a VMMCALL at RIP, which guests use that take the processor for
+    /// AMD's, and have it run again. Returns whether there was one.
+    pub(crate) fn fix_hypercall(&mut self) -> bool {
+        const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+        const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+        let memory = self.vcpu.guest_memory();
+        let rip = self.linear_rip();
+        self.state.emulation.begin(None);
+        let mut guest = Guest::new(self, &memory);
+        let mut bytes = [0; emulator::MAX_LENGTH];
+        let len = guest.fetch_bytes(&mut bytes);
+        if len < VMMCALL.len() || bytes[..VMMCALL.len()] != VMMCALL {
+            return false;
+        }
+        if let Err(Stop::Fault(fault)) = guest.write_operand(rip, &VMCALL) {
+            self.queue_fault(fault);
+        }
+        true
+    }
+
     /// Executes the instruction at RIP with interrupts off, if it is the one that was emulated last
     /// and moves data between a register and a chip in the kernel, which is at `gpa` and which the
     /// processor found at `gva`. Returns whether it was; if not, nothing has happened.

@@ -59,7 +59,8 @@ pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
         Reason::TRIPLE_FAULT => Exit::TripleFault,
         Reason::XSETBV => Exit::Xsetbv,
         Reason::PAUSE => Exit::Pause,
-        Reason::INVD | Reason::WBINVD | Reason::MWAIT | Reason::MONITOR => Exit::Ignored,
+        Reason::INVD | Reason::WBINVD => Exit::Ignored,
+        Reason::MWAIT | Reason::MONITOR => Exit::Monitor,
         Reason::RDPMC => Exit::Rdpmc,
         // There may be an interrupt to inject now.
         Reason::TPR_BELOW_THRESHOLD => Exit::Handled,

@@ -5,6 +5,7 @@ use crate::harness::Test;
 
 mod apic;
 mod apic_timer;
+mod attributes;
 mod clock;
 mod coalesced;
 mod control;
@@ -56,6 +57,7 @@ mod sync_regs;
 mod system;
 mod threads;
 mod translate;
+mod vm_caps;
 
 /// The tests of a module, named `area/function`, with a time limit in seconds where one is given.
 macro_rules! tests {
@@ -108,6 +110,8 @@ pub fn all() -> Vec<Test> {
         msrs::TESTS,
         mce::TESTS,
         msr_filter::TESTS,
+        vm_caps::TESTS,
+        attributes::TESTS,
         fpu::TESTS,
         host::TESTS,
         signals::TESTS,
