@@ -20,7 +20,7 @@ use kvm_ioctls::VcpuFd;
 use crate::boot::{self, acpi, flat, linux, CpuState};
 use crate::description::{Description, Guest};
 use crate::devices::irqchip::Irqchip;
-use crate::devices::virtio::{block, net, Lines, VirtioDevice};
+use crate::devices::virtio::{block, net, vsock, Lines, VirtioDevice};
 use crate::devices::Board;
 use crate::statistics::{Summary, Tally};
 use crate::terminal::{Console, RawMode, Signals};
@@ -45,18 +45,15 @@ pub enum Error {
     /// The state of a new vCPU cannot be read.
     #[error("cannot read the registers of a new vCPU")]
     Reset(#[source] vmm_sys_util::errno::Error),
-    /// A device that cannot be given yet.
-    #[error("there is no {what} for a guest yet")]
-    NoDevice {
-        /// Which.
-        what: &'static str,
-    },
     /// A disk image cannot be a disk.
     #[error(transparent)]
     Disk(#[from] block::Error),
     /// A network card has nothing to be connected to.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// The sockets between host and guest cannot be had.
+    #[error(transparent)]
+    Vsock(#[from] vsock::Error),
     /// A virtio device cannot be had.
     #[error("cannot put virtio devices into the machine")]
     Virtio(#[source] io::Error),
@@ -77,10 +74,6 @@ pub enum Error {
 /// What keeps minivmm from running it. A guest that dies is no error of minivmm's: it is reported
 /// on standard error and gives an exit status of its own.
 pub fn run(machine: &Description) -> Result<ExitCode, Error> {
-    let absent = [("socket device", machine.vsock.is_some())];
-    if let Some((what, _)) = absent.into_iter().find(|(_, wanted)| *wanted) {
-        return Err(Error::NoDevice { what });
-    }
     let mut vm = Vm::new(&Config {
         memory: u64::from(machine.memory) << 20,
         cpus: machine.cpus,

@@ -15,6 +15,7 @@ use crate::devices::virtio::backend::{Backend, KvmBackend};
 use crate::devices::virtio::block::Image;
 use crate::devices::virtio::net::{Net, Passt, Tap};
 use crate::devices::virtio::pci::{vectors_of, Interrupts};
+use crate::devices::virtio::vsock::{Listener, Vsock};
 use crate::devices::virtio::{
     Balloon, Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci,
 };
@@ -36,6 +37,10 @@ pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, Erro
             NetBackend::Tap(name) => Box::new(Net::new(index, Tap::open(name)?)),
             NetBackend::User { forward } => Box::new(Net::new(index, Passt::start(forward)?)),
         });
+    }
+    if let Some(vsock) = &machine.vsock {
+        let listener = Listener::new(&vsock.socket)?;
+        devices.push(Box::new(Vsock::new(vsock.cid, listener)));
     }
     if machine.rng {
         devices.push(Box::new(Rng::default()));

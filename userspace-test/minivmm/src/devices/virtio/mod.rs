@@ -29,6 +29,7 @@ mod queue;
 #[cfg(test)]
 mod rig;
 mod rng;
+pub mod vsock;
 mod worker;
 
 use std::io;
