@@ -43,6 +43,8 @@ BEGIN {
     expect("irqfd", 0.7)
     expect("linux_boot_1", 1.0)
     expect("linux_boot_2", 1.0)
+    expect("virtio_disk_write", 1.0)
+    expect("virtio_disk_read", 1.0)
     # Memory has limits instead, in bytes.
     expect("vm_bytes", "")
     expect("vcpu_bytes", "")
