@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bindgen reads: KVM's user ABI, and shim.h. */
+/* What bindgen reads: KVM's user ABI, the tracepoints, and shim.h. */
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
 #include <linux/mmu_notifier.h>
@@ -9,5 +9,6 @@
 #include <asm/fpu/api.h>
 #include <asm/virt.h>
 
+#include "kvm_trace.h"
 #include "shim.h"
 #include "speculation.h"

@@ -32,6 +32,7 @@ pub(crate) mod speculation;
 pub(crate) mod srcu_cell;
 pub(crate) mod thread;
 pub(crate) mod timer;
+pub(crate) mod trace;
 pub(crate) mod vector_regs;
 pub(crate) mod wait;
 pub(crate) mod work;

@@ -249,6 +249,11 @@ impl RunPage {
         (!refused).then(|| get!(self.__bindgen_anon_1.msr.data))
     }
 
+    /// The reason that was set last, unless the VMM has changed it since.
+    pub(crate) fn exit_reason(&self) -> u32 {
+        get!(self.exit_reason)
+    }
+
     /// Clears the flags, as a run starts.
     #[inline]
     pub(crate) fn clear_flags(&self) {

@@ -163,10 +163,25 @@ pub(crate) enum Exit {
     Unexpected { reason: u64 },
 }
 
+/// What the hardware says of an exit, for whoever looks on (`kvm_exit` in KVM's tracepoints).
+pub(crate) struct ExitInfo {
+    pub(crate) reason: u32,
+    /// The exit's qualification.
+    pub(crate) info1: u64,
+    /// The event whose delivery it cut short.
+    pub(crate) info2: u64,
+    /// The event that caused it.
+    pub(crate) intr_info: u32,
+    pub(crate) error_code: u32,
+}
+
 /// A processor's virtualisation.
 ///
 /// Functions that take a `Loaded` have the vCPU on this CPU, or back on it whenever they run.
 pub(crate) trait Backend: Send + Sync + Sized + 'static {
+    /// How KVM's tracepoints call it: KVM_ISA_VMX is 1, KVM_ISA_SVM 2.
+    const ISA: u32;
+
     /// Second-level tables.
     type Tables: SecondLevel;
     /// What a VM's vCPUs share: bitmaps.
@@ -231,6 +246,11 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     /// The words that describe an exit nobody can handle: vectoring information, reason,
     /// qualification, error code and address.
     fn describe_exit(cx: &Loaded<'_, Self>) -> [u64; 5];
+
+    /// What an entry is about to inject: the event and its error code.
+    fn entry_info(cx: &Loaded<'_, Self>) -> [u32; 2];
+    /// What the hardware says of the last exit.
+    fn exit_info(cx: &Loaded<'_, Self>) -> ExitInfo;
 
     /// RIP.
     fn rip(cx: &Loaded<'_, Self>) -> u64;

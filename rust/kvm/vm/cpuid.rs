@@ -244,11 +244,20 @@ impl Cpuid {
     /// The answer that the instruction gives: beyond the highest basic function, that one's, as
     /// Intel's processors do.
     #[inline]
-    fn answer(&self, function: u32, index: u32) -> Words {
+    pub(super) fn answer(&self, function: u32, index: u32) -> Words {
         if let Some(entry) = self.find(function, index) {
             return entry.words;
         }
         self.answer_out_of_range(function, index)
+    }
+
+    /// Whether there is an entry for an answer, and whether for want of one it is that of the last
+    /// basic function.
+    pub(super) fn provenance(&self, function: u32, index: u32) -> (bool, bool) {
+        let found = self.find(function, index).is_some();
+        let last = self.find(0, 0).map(|first| first.words[0]);
+        let is_above = function & 0xf000_0000 == 0 && last.is_some_and(|last| function > last);
+        (found, !found && is_above)
     }
 
     #[cold]
@@ -267,7 +276,7 @@ impl Cpuid {
 
 impl<B: Backend> Loaded<'_, B> {
     /// CPUID.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn emulate_cpuid(&mut self) {
         let regs = &mut self.state.regs;
         let [eax, ebx, ecx, edx] = self.state.cpuid.answer(regs[RAX] as u32, regs[RCX] as u32);

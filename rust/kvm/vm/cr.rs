@@ -27,7 +27,10 @@ use super::{
         RDX, //
     },
 };
-use crate::host::shared::UserExit;
+use crate::host::{
+    shared::UserExit,
+    trace::trace, //
+};
 
 impl<B: Backend> Loaded<'_, B> {
     /// MOV to or from a control register, CLTS or LMSW.
@@ -38,6 +41,7 @@ impl<B: Backend> Loaded<'_, B> {
                 if !self.is_64_bit_mode() {
                     value = u64::from(value as u32);
                 }
+                trace!(kvm_cr(true, cr.into(), value));
                 match cr {
                     0 => Ok(self.finish_cr_write(|cx| cx.write_cr0(value))),
                     4 => Ok(self.finish_cr_write(|cx| cx.write_cr4(value))),
@@ -47,7 +51,9 @@ impl<B: Backend> Loaded<'_, B> {
                 }
             }
             CrAccess::MovFrom { cr: 8, gpr } => {
-                self.set_reg(gpr.into(), self.cr8());
+                let value = self.cr8();
+                trace!(kvm_cr(false, 8, value));
+                self.set_reg(gpr.into(), value);
                 B::skip_instruction(self);
                 Ok(Next::Guest)
             }
@@ -56,6 +62,7 @@ impl<B: Backend> Loaded<'_, B> {
             }
             CrAccess::Clts => {
                 let cr0 = B::cr0(self) & !Cr0::TS.bits();
+                trace!(kvm_cr(true, 0, cr0));
                 B::set_cr0(self, cr0);
                 B::skip_instruction(self);
                 Ok(Next::Guest)
@@ -66,6 +73,7 @@ impl<B: Backend> Loaded<'_, B> {
                 let old = B::cr0(self);
                 let pe = old & Cr0::PE.bits();
                 let value = old & !LOADED | u64::from(source) & LOADED | pe;
+                trace!(kvm_cr(true, 0, value));
                 Ok(self.finish_cr_write(|cx| cx.write_cr0(value)))
             }
         }

@@ -15,8 +15,10 @@ use super::{
         Space,
         Write, //
     },
+    irq::number_in,
     vcpu::Loaded, //
 };
+use crate::host::trace::trace;
 
 impl<B: Backend> Loaded<'_, B> {
     /// Whether `gpa` is in the local APIC's page or the IOAPIC's registers, and both are here: no
@@ -31,6 +33,14 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Reads `data.len()` bytes, at most 8, of device memory. Returns whether a device answered.
     pub(crate) fn device_read(&mut self, gpa: u64, data: &mut [u8]) -> bool {
+        let done = self.device_read_untold(gpa, data);
+        if done {
+            trace!(kvm_mmio(1, data.len() as u32, gpa, number_in(data)));
+        }
+        done
+    }
+
+    fn device_read_untold(&mut self, gpa: u64, data: &mut [u8]) -> bool {
         if self.read_apic_page(gpa, data) {
             return true;
         }
@@ -48,6 +58,14 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Writes to device memory. Returns whether a device took it.
     pub(crate) fn device_write(&mut self, gpa: u64, data: &[u8]) -> bool {
+        let done = self.device_write_untold(gpa, data);
+        if done {
+            trace!(kvm_mmio(2, data.len() as u32, gpa, number_in(data)));
+        }
+        done
+    }
+
+    fn device_write_untold(&mut self, gpa: u64, data: &[u8]) -> bool {
         if self.write_apic_page(gpa, data) {
             return true;
         }

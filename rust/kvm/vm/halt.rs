@@ -24,6 +24,7 @@ use crate::{
     host::{
         clock,
         shared::UserExit,
+        trace::trace,
         wait, //
     },
     module_parameters,
@@ -148,7 +149,9 @@ impl<B: Backend> Loaded<'_, B> {
                 polled: (until != start).then(|| now.saturating_sub(start)),
                 slept: (looks > 1).then(|| end.saturating_sub(now)),
             });
-            self.adapt_poll(end.saturating_sub(start));
+            let waited = end.saturating_sub(start);
+            trace!(kvm_vcpu_wakeup(waited, looks > 1, true));
+            self.adapt_poll(waited);
         }
         result.inspect_err(|_| {
             self.leave_for_signal();
@@ -195,10 +198,20 @@ impl<B: Backend> Loaded<'_, B> {
             0
         };
         let poll = &mut self.state.halt_poll_ns;
+        let old = *poll;
         if limit == 0 || waited > limit {
             *poll = 0;
         } else if waited > *poll {
             *poll = (*poll * 2).max(POLL_START).min(limit);
+        }
+        let new = *poll;
+        if new != old {
+            trace!(kvm_halt_poll_ns(
+                new > old,
+                self.vcpu.id,
+                new as u32,
+                old as u32
+            ));
         }
     }
 

@@ -18,8 +18,13 @@ use super::{
         RSI, //
     },
 };
-use crate::host::shared::UserExit;
-use crate::stats::vcpu as stat;
+use crate::{
+    host::{
+        shared::UserExit,
+        trace::kvm_hypercall, //
+    },
+    stats::vcpu as stat, //
+};
 
 /// Does nothing but exit, so that pending interrupts are seen.
 const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
@@ -133,6 +138,10 @@ impl<B: Backend> Loaded<'_, B> {
             return false;
         }
         self.count(stat::HYPERCALLS);
+        if limit == Needs::Sleep && kvm_hypercall::is_on() {
+            let [a0, a1, a2, a3] = [RBX, RCX, RDX, RSI].map(|register| self.argument(register));
+            kvm_hypercall::emit(number, a0, a1, a2, a3);
+        }
         let result = if is_privileged {
             self.hypercall(number)
         } else {

@@ -51,7 +51,13 @@ use super::{
     QUIRK_OUT_7E_INC_RIP, //
 };
 use crate::{
-    host::shared::UserExit,
+    host::{
+        shared::UserExit,
+        trace::{
+            kvm_pio,
+            trace, //
+        },
+    },
     stats::vcpu as stat, //
 };
 
@@ -67,7 +73,7 @@ pub(crate) enum Pending {
     /// OUT: go on after it, unless the VMM moved RIP.
     Out { rip: u64 },
     /// IN: take the data and go on.
-    In { size: Size },
+    In { port: u16, size: Size },
     /// INS: take the data of `count` items and go on or repeat.
     StringIn {
         io: IoExit,
@@ -104,10 +110,17 @@ impl<B: Backend> Loaded<'_, B> {
                 }
                 Ok(Next::Guest)
             }
-            Pending::In { size } => {
+            Pending::In { port, size } => {
                 let mut data = [0; 4];
                 self.vcpu.pio.read(0, &mut data[..size.bytes()]);
                 let value = u64::from(u32::from_le_bytes(data));
+                trace!(kvm_pio(
+                    false,
+                    port.into(),
+                    size.bytes() as u32,
+                    1,
+                    value as u32
+                ));
                 self.set_accumulator(size, value);
                 B::skip_instruction(self);
                 Ok(Next::Guest)
@@ -121,18 +134,21 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// An I/O instruction that exited.
-    pub(crate) fn handle_io(&mut self, io: &IoExit) -> Result<Next> {
+    /// An I/O instruction that exited. `is_first` says that devices in the kernel were not asked.
+    pub(crate) fn handle_io(&mut self, io: &IoExit, is_first: bool) -> Result<Next> {
         if let Some(operand) = &io.string {
             let string = self.string_io(io, operand);
             return self.begin_string(io, &string);
         }
         // The inner loop has asked the devices, where it may take their locks.
-        if cfg!(CONFIG_PREEMPT_RT) && self.device_io(io) {
+        if (is_first || cfg!(CONFIG_PREEMPT_RT)) && self.device_io(io) {
             return Ok(Next::Guest);
         }
         if io.is_in {
-            self.state.pending = Pending::In { size: io.size };
+            self.state.pending = Pending::In {
+                port: io.port,
+                size: io.size,
+            };
         } else {
             let value = self.state.regs[RAX] as u32;
             let data = value.to_le_bytes();
@@ -159,6 +175,13 @@ impl<B: Backend> Loaded<'_, B> {
         } else if !self.port_write(io.port, bytes) {
             return false;
         }
+        trace!(kvm_pio(
+            !io.is_in,
+            io.port.into(),
+            io.size.bytes() as u32,
+            1,
+            (self.state.regs[RAX] & io.size.mask()) as u32
+        ));
         B::skip_instruction(self);
         true
     }
@@ -180,6 +203,9 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn leave_for_io(&self, io: &IoExit, count: u64) -> Next {
+        if !io.is_in {
+            self.tell_of_io(io, count);
+        }
         self.leave(&UserExit::Io {
             is_in: io.is_in,
             size: io.size.bytes() as u8,
@@ -187,6 +213,21 @@ impl<B: Backend> Loaded<'_, B> {
             count: count as u32,
             data_offset: PIO_DATA_OFFSET,
         })
+    }
+
+    /// Tells whoever listens of items that the VMM gets or gave.
+    fn tell_of_io(&self, io: &IoExit, count: u64) {
+        if kvm_pio::is_on() {
+            let mut first = [0; 4];
+            self.vcpu.pio.read(0, &mut first[..io.size.bytes()]);
+            kvm_pio::emit(
+                !io.is_in,
+                io.port.into(),
+                io.size.bytes() as u32,
+                count as u32,
+                u32::from_le_bytes(first),
+            );
+        }
     }
 
     /// An INS or OUTS as the registers are now.
@@ -334,6 +375,7 @@ impl<B: Backend> Loaded<'_, B> {
         let size = io.size.bytes();
         // The VMM may have changed RCX: there is no element beyond it.
         let count = count.min(string.remaining(&self.string_registers(io)));
+        self.tell_of_io(io, count);
         for i in 0..count as usize {
             let mut element = [0; 4];
             self.vcpu.pio.read(i * size, &mut element[..size]);

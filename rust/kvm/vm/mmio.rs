@@ -25,7 +25,10 @@ use super::{
     vcpu::Loaded, //
 };
 use crate::{
-    host::shared::UserExit,
+    host::{
+        shared::UserExit,
+        trace::kvm_page_fault, //
+    },
     stats::vcpu as stat, //
 };
 
@@ -40,6 +43,10 @@ impl<B: Backend> Loaded<'_, B> {
     ) -> Result<Next> {
         self.count(stat::PF_TAKEN);
         let memory = self.vcpu.guest_memory();
+        if kvm_page_fault::is_on() {
+            let info = B::exit_info(self);
+            kvm_page_fault::emit(self.vcpu.id, B::rip(self), gpa.0, info.info1);
+        }
         match self
             .fault(&memory, gpa, is_write)
             .inspect_err(|_| self.leave_for_memory_fault(gpa))?

@@ -55,6 +55,7 @@ mod run;
 mod statistics;
 mod tsc;
 mod vcpu;
+mod watch;
 
 use core::sync::atomic::{
     AtomicU32,

@@ -31,7 +31,8 @@ use crate::host::{
     bindings,
     cpu,
     parameters,
-    shared::UserExit, //
+    shared::UserExit,
+    trace::trace, //
 };
 
 const IA32_TSC: u32 = 0x10;
@@ -279,10 +280,14 @@ impl<B: Backend> Loaded<'_, B> {
         }
         match self.read_msr(index, MsrAccess::Guest) {
             Some(value) => {
+                trace!(kvm_msr(false, index, value, false));
                 self.finish_rdmsr(value);
                 Ok(Next::Guest)
             }
-            None => Ok(self.refuse_msr(index, None, Refusal::Failed)),
+            None => {
+                trace!(kvm_msr(false, index, 0, true));
+                Ok(self.refuse_msr(index, None, Refusal::Failed))
+            }
         }
     }
 
@@ -299,7 +304,9 @@ impl<B: Backend> Loaded<'_, B> {
         if !self.vm.msr_filter.allows(index, msr_filter::WRITE) {
             return Ok(self.refuse_msr(index, Some(value), Refusal::Filtered));
         }
-        if self.write_msr(index, value, MsrAccess::Guest).is_err() {
+        let written = self.write_msr(index, value, MsrAccess::Guest);
+        trace!(kvm_msr(true, index, value, written.is_err()));
+        if written.is_err() {
             return Ok(self.refuse_msr(index, Some(value), Refusal::Failed));
         }
         B::skip_instruction(self);

@@ -35,6 +35,11 @@ use crate::{
         shared::UserExit,
         signal::MaskGuard,
         speculation,
+        trace::{
+            self,
+            kvm_userspace_exit,
+            trace, //
+        },
         xcr0, //
     },
     stats::vcpu as stat, //
@@ -70,11 +75,17 @@ impl<B: Backend> Loaded<'_, B> {
         self.vcpu.came_to(cpu::current());
         self.vcpu.runner.set_thread(sched::current_thread());
         self.state.fpu.load();
+        trace!(kvm_fpu(1));
         self.count(stat::FPU_RELOAD);
         let result = self.run_with_fpu(take_registers);
         self.state.fpu.unload();
+        trace!(kvm_fpu(0));
         self.vcpu.steal_time.set_at_boundary(false);
         self.publish_interrupt_state();
+        if kvm_userspace_exit::is_on() {
+            let errno = result.err().map_or(0, |error| error.to_errno());
+            kvm_userspace_exit::emit(self.vcpu.run.exit_reason(), errno);
+        }
         result.map(|()| 0)
     }
 
@@ -186,7 +197,8 @@ impl<B: Backend> Loaded<'_, B> {
         }
         self.offer_pv_eoi();
         self.sync_to_vapic();
-        let exit = self.enter_guest();
+        let watched = trace::is_watched();
+        let exit = self.enter_guest(watched);
         self.sync_from_vapic();
         self.withdraw_pv_eoi();
         if self.state.events.triple_fault {
@@ -194,7 +206,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         match exit {
             Some(exit) => {
-                let next = self.handle(exit)?;
+                let next = self.handle(exit, watched)?;
                 Ok(self.after(next))
             }
             None => Ok(Next::Guest),
@@ -219,8 +231,9 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// The inner loop. Returns the exit to serve, or `None` where none is due.
-    fn enter_guest(&mut self) -> Option<Exit> {
+    /// The inner loop. Returns the exit to serve, or `None` where none is due. `watched` says that
+    /// somebody may listen to tracepoints: then it serves none by itself.
+    fn enter_guest(&mut self, watched: bool) -> Option<Exit> {
         let wants_window = self.vcpu.run.request_interrupt_window()
             && self.has_vmm_pics()
             && self.accepts_vmm_interrupt();
@@ -245,13 +258,24 @@ impl<B: Backend> Loaded<'_, B> {
         let exit = loop {
             if wants_window || self.state.events.any() || self.has_interrupt() {
                 self.count(stat::REQ_EVENT);
+                let again = self.state.events.injected.is_some();
                 self.inject_events(wants_window, &guest_mode);
+                if watched {
+                    self.tell_of_injection(again, &guest_mode);
+                }
             }
             if self.must_withdraw_pv_eoi() {
                 break Exit::Handled;
             }
+            if watched {
+                self.tell_of_entry(&guest_mode);
+            }
             let exit = B::enter(self, &guest_mode);
             self.count(stat::EXITS);
+            if watched {
+                self.tell_of_exit(&guest_mode);
+                break exit;
+            }
             if !self.handle_fast(exit) && !self.handle_locked(exit, &guest_mode) {
                 break exit;
             }
@@ -343,16 +367,24 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// Serves an exit where the thread may sleep.
-    fn handle(&mut self, exit: Exit) -> Result<Next> {
+    /// Serves an exit where the thread may sleep. `is_first` says that the inner loop has not tried to.
+    fn handle(&mut self, exit: Exit, is_first: bool) -> Result<Next> {
         match exit {
+            Exit::Cpuid if is_first => {
+                self.serve_cpuid();
+                Ok(Next::Guest)
+            }
+            Exit::TimerExpired if is_first => {
+                self.apic_timer_expired();
+                Ok(Next::Guest)
+            }
             // The inner loop served these, or the kernel did.
             Exit::Handled | Exit::Cpuid | Exit::TimerExpired | Exit::LogFull => Ok(Next::Guest),
             Exit::Hypercall => Ok(self.emulate_hypercall()),
             Exit::MsrRead => self.emulate_rdmsr(),
             Exit::MsrWrite => self.emulate_wrmsr(),
             Exit::Hlt => Ok(self.handle_hlt()),
-            Exit::Io(io) => self.handle_io(&io),
+            Exit::Io(io) => self.handle_io(&io, is_first),
             Exit::Memory {
                 gpa,
                 gva,

@@ -12,7 +12,10 @@ use super::{
     kick::Requests,
     vcpu::Loaded, //
 };
-use crate::host::cpu;
+use crate::host::{
+    cpu,
+    trace::trace, //
+};
 
 /// How far a frequency may be off the host's and still count as the same, in parts per million.
 const TOLERANCE_PPM: u64 = 250;
@@ -70,7 +73,9 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The guest's clock goes by its counter, and must not jump with it.
     fn guest_moves_tsc(&mut self, step: u64) {
-        let offset = B::tsc_offset(self).wrapping_add(step);
+        let previous = B::tsc_offset(self);
+        let offset = previous.wrapping_add(step);
+        trace!(kvm_write_tsc_offset(self.vcpu.id, previous, offset));
         B::set_tsc_offset(self, offset);
         self.refresh_apic_timer();
         self.vcpu.runner.request_own(Requests::CLOCK);

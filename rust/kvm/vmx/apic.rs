@@ -93,7 +93,7 @@ const EOI_EXIT_BITMAPS: [vmcs::Field64; 4] = [
 
 /// Tells the processor what changed in the virtual-APIC page since the last entry, and when the
 /// APIC's timer expires.
-#[inline]
+#[inline(always)]
 pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
     let vcpu = cx.vcpu;
     let Some(apic) = vcpu.apic.as_deref() else {

@@ -103,7 +103,7 @@ pub(super) fn begin(cx: &mut Loaded<'_, Vmx>, irqs_off: &IrqsOff<'_>) {
 }
 
 /// Runs the guest once.
-#[inline]
+#[inline(always)]
 pub(super) fn enter(cx: &mut Loaded<'_, Vmx>) -> Exit {
     apic::prepare_entry(cx);
     let f = &cx.vcpu.resident;

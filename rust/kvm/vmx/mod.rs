@@ -36,6 +36,7 @@ use arch::{
         PinBased,
         Secondary, //
     },
+    exit::InterruptionInfo,
     segment::{
         AccessRights,
         Segment, //
@@ -88,6 +89,7 @@ use crate::{
         backend::{
             Backend,
             Exit,
+            ExitInfo,
             SegmentRegister,
             TableRegister, //
         },
@@ -165,6 +167,8 @@ impl Vmx {
 }
 
 impl Backend for Vmx {
+    const ISA: u32 = 1;
+
     type Tables = Ept;
     type Machine = Bitmaps;
     type Resident = Vmcs;
@@ -290,7 +294,7 @@ impl Backend for Vmx {
         entry::begin(cx, irqs_off);
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter(cx: &mut Loaded<'_, Self>, _guest_mode: &GuestMode<'_>) -> Exit {
         entry::enter(cx)
     }
@@ -400,6 +404,33 @@ impl Backend for Vmx {
             f.read(field::GUEST_PHYSICAL_ADDRESS),
             u64::from(crate::host::cpu::current()),
         ]
+    }
+
+    fn entry_info(cx: &Loaded<'_, Self>) -> [u32; 2] {
+        let f = &cx.vcpu.resident;
+        let info = InterruptionInfo(f.read(field::VM_ENTRY_INTR_INFO));
+        let code = if info.has_error_code() {
+            f.read(field::VM_ENTRY_EXCEPTION_ERROR_CODE)
+        } else {
+            0
+        };
+        [info.0, code]
+    }
+
+    fn exit_info(cx: &Loaded<'_, Self>) -> ExitInfo {
+        let f = &cx.vcpu.resident;
+        let info = InterruptionInfo(f.read(field::VM_EXIT_INTR_INFO));
+        ExitInfo {
+            reason: f.read(field::VM_EXIT_REASON),
+            info1: f.read(field::EXIT_QUALIFICATION),
+            info2: f.read(field::IDT_VECTORING_INFO).into(),
+            intr_info: info.0,
+            error_code: if info.is_valid() && info.has_error_code() {
+                f.read(field::VM_EXIT_INTR_ERROR_CODE)
+            } else {
+                0
+            },
+        }
     }
 
     fn rip(cx: &Loaded<'_, Self>) -> u64 {

@@ -23,7 +23,10 @@ use arch::{
 };
 
 use super::{
-    super::backend::Backend,
+    super::backend::{
+        Backend,
+        SegmentRegister, //
+    },
     access::walk_stop,
     machine::Guest,
     memo::{
@@ -32,6 +35,7 @@ use super::{
         Recorder, //
     },
 };
+use crate::host::trace;
 
 impl<B: Backend> Guest<'_, '_, B> {
     /// The instruction at RIP. What lies on another page is read only if the instruction goes on
@@ -96,6 +100,36 @@ impl<B: Backend> Guest<'_, '_, B> {
             .read(gpa, &mut bytes[done..end])
             .map_err(|_| Stop::Unknown)?;
         Ok((end, gpa))
+    }
+
+    /// Tells whoever listens of the instruction at RIP, which has `length` bytes, or cannot be
+    /// emulated.
+    #[cold]
+    pub(super) fn tell_of_instruction(&self, length: Option<u8>) {
+        const MODE_VM: u64 = 1 << 17;
+        let mut bytes = [0; MAX_LENGTH];
+        let len = self.fetch_bytes(&mut bytes);
+        let cs = B::cs_rights(self.cx);
+        let is_virtual_8086 = B::rflags(self.cx) & MODE_VM != 0;
+        let mut flags = 0;
+        if B::cr0(self.cx) & 1 != 0 {
+            flags = trace::INSN_PE;
+            if is_virtual_8086 {
+                flags |= trace::INSN_VM;
+            } else if self.cx.is_64_bit_mode() {
+                flags |= trace::INSN_CS_L;
+            } else if cs.is_default_big() {
+                flags |= trace::INSN_CS_D;
+            }
+        }
+        trace::kvm_emulate_insn::emit(
+            B::rip(self.cx),
+            B::segment_base(self.cx, SegmentRegister::Cs) as u32,
+            bytes.as_ptr(),
+            length.unwrap_or(len as u8),
+            flags,
+            length.is_none(),
+        );
     }
 
     /// As many bytes as there are, for a report.

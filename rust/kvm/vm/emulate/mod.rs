@@ -52,7 +52,13 @@ use super::{
     vcpu::Loaded, //
 };
 use crate::{
-    host::shared::UserExit,
+    host::{
+        shared::UserExit,
+        trace::{
+            kvm_emulate_insn,
+            trace, //
+        },
+    },
     stats::vcpu as stat, //
 };
 
@@ -72,6 +78,9 @@ impl<B: Backend> Loaded<'_, B> {
         match guest.fetch(&mut bytes) {
             Ok(instruction) => {
                 guest.cx.count(stat::INSN_EMULATION);
+                if kvm_emulate_insn::is_on() {
+                    guest.tell_of_instruction(Some(instruction.length));
+                }
                 let result = emulator::execute(&instruction, &mut guest);
                 self.conclude(&instruction, result)
             }
@@ -228,6 +237,16 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn leave_for_mmio(&self, gpa: Gpa, access: &Piece, is_write: bool) -> Next {
         self.count(stat::MMIO_EXITS);
+        if is_write {
+            trace!(kvm_mmio(
+                2,
+                access.len.into(),
+                gpa.0,
+                u64::from_le_bytes(access.data)
+            ));
+        } else {
+            trace!(kvm_mmio(0, access.len.into(), gpa.0, 0));
+        }
         self.leave(&UserExit::Mmio {
             gpa: gpa.0,
             data: access.data,
@@ -245,7 +264,11 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn complete_emulated_read(&mut self) -> Result<Next> {
         let mut answer = self.state.emulation.wanted;
         match answer.place {
-            Place::Memory(_) => answer.data = self.vcpu.run.mmio_data(),
+            Place::Memory(gpa) => {
+                answer.data = self.vcpu.run.mmio_data();
+                let value = u64::from_le_bytes(answer.data);
+                trace!(kvm_mmio(1, answer.len.into(), gpa.0, value));
+            }
             Place::Port(_) => self.vcpu.pio.read(0, &mut answer.data[..4]),
         }
         self.state.emulation.push_answer(answer);
@@ -256,6 +279,10 @@ impl<B: Backend> Loaded<'_, B> {
     /// #UD alone where that is a guest's user program, which is not to stop the machine.
     pub(crate) fn emulation_failure(&mut self) -> Next {
         self.count(stat::INSN_EMULATION_FAIL);
+        if kvm_emulate_insn::is_on() {
+            let memory = self.vcpu.guest_memory();
+            Guest::new(self, &memory).tell_of_instruction(None);
+        }
         if !self.vm.options.has(Switches::EXIT_ON_EMULATION_FAILURE) {
             self.queue_ud();
             if B::cpl(self) != 0 {

@@ -57,6 +57,11 @@ use crate::{
             self,
             Timer, //
         },
+        trace::{
+            kvm_ack_irq,
+            kvm_pic_set_irq,
+            trace, //
+        },
     },
     vm::{
         kick::{
@@ -327,6 +332,7 @@ impl Irqchip {
 
     /// Sends a message-signalled interrupt; see [`Self::deliver`].
     pub(crate) fn send_msi(&self, address: u64, data: u32) -> Option<u32> {
+        trace!(kvm_msi_set_irq(address, data.into()));
         self.deliver(None, &self.msi(address, data))
     }
 
@@ -346,6 +352,11 @@ impl Irqchip {
 
     /// Sets a line, for as long as `source` says so.
     pub(crate) fn set_gsi(&self, source: Source, gsi: u32, level: bool) -> LineStatus {
+        trace!(kvm_set_irq(
+            gsi,
+            level.into(),
+            (source as u32).trailing_zeros() as i32
+        ));
         let mut status = LineStatus::Ignored;
         let routes = self.routes.lock();
         for route in routes.of(gsi) {
@@ -369,6 +380,12 @@ impl Irqchip {
         };
         let up = hold(held, source, level);
         let status = chips.pic.set_irq(pin, up);
+        if kvm_pic_set_irq::is_on() {
+            let (master, slave) = chips.pic.state();
+            let chip = if pin < 8 { master } else { slave };
+            let coalesced = status == LineStatus::Coalesced;
+            kvm_pic_set_irq::emit(pin >> 3, pin & 7, chip.elcr, chip.imr, coalesced);
+        }
         self.update_pic_output(&chips.pic);
         status
     }
@@ -380,9 +397,15 @@ impl Irqchip {
         };
         let up = hold(held, source, level);
         let line_status = source == Source::User;
-        chips.ioapic.set_line(pin, up, line_status, |message| {
+        let status = chips.ioapic.set_line(pin, up, line_status, |message| {
             self.deliver_from_ioapic(message)
-        })
+        });
+        trace!(kvm_ioapic_set_irq(
+            chips.ioapic.entry(pin).map_or(0, |entry| entry.0),
+            pin.into(),
+            status == LineStatus::Coalesced
+        ));
+        status
     }
 
     fn deliver_from_ioapic(&self, message: &Message) -> Option<u32> {
@@ -429,6 +452,7 @@ impl Irqchip {
     /// A guest signals the end of an interrupt that was level-triggered.
     pub(crate) fn end_of_interrupt(&self, vector: u8) {
         let pins = self.chips.lock().ioapic.pins_of(vector);
+        tell_of_ends(pins, |_| CHIP_IOAPIC);
         self.notify(|routes| lines_of(pins, |pin| routes.gsi_of(Target::Ioapic(pin))));
         let mut chips = self.chips.lock();
         let storm = chips
@@ -483,6 +507,7 @@ impl Irqchip {
 
     fn notify_pic(&self, pins: u16) {
         if pins != 0 {
+            tell_of_ends(pins.into(), |pin| pin >> 3);
             self.notify(|routes| lines_of(pins.into(), |pin| routes.gsi_of(Target::Pic(pin))));
         }
     }
@@ -615,6 +640,21 @@ fn hold(held: &mut u8, source: Source, level: bool) -> bool {
         *held &= !(source as u8);
     }
     *held != 0
+}
+
+/// KVM_IRQCHIP_IOAPIC; the PICs are 0 and 1.
+const CHIP_IOAPIC: u32 = 2;
+
+/// Tells whoever listens of the ends of interrupts that come from `pins`, each of the chip that
+/// `chip_of` names.
+fn tell_of_ends(pins: u32, chip_of: impl Fn(u32) -> u32) {
+    if !kvm_ack_irq::is_on() {
+        return;
+    }
+    for pin in (0..u32::BITS).filter(|pin| pins >> pin & 1 != 0) {
+        let chip = chip_of(pin);
+        kvm_ack_irq::emit(chip, if chip == CHIP_IOAPIC { pin } else { pin & 7 });
+    }
 }
 
 /// What `line` says of each pin whose bit is set.

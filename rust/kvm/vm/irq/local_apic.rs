@@ -37,6 +37,7 @@ use crate::host::{
         self,
         Timer, //
     },
+    trace::trace, //
 };
 
 /// A local APIC, and the way to the vCPU behind it.
@@ -108,6 +109,12 @@ impl LocalApic {
         if message.is_deassert() {
             return true;
         }
+        trace!(kvm_apic_accept_irq(
+            self.lapic.id(),
+            (message.delivery as u16) << 8,
+            message.level,
+            message.vector
+        ));
         match message.delivery {
             Delivery::Fixed | Delivery::LowestPriority => {
                 self.accept_fixed(message.vector, message.level, ends_here || message.level)
@@ -162,6 +169,7 @@ impl LocalApic {
     /// Takes an interrupt that the vCPU's own thread has for it.
     #[inline]
     pub(crate) fn accept_own(&self, vector: u8, level: bool) {
+        trace!(kvm_apic_accept_irq(self.lapic.id(), 0, level, vector));
         self.lapic.accept(vector, level);
         self.set_stale();
     }

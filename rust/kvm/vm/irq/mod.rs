@@ -35,6 +35,7 @@ pub(crate) use self::{
         MAX_ROUTES, //
     },
     vcpu::{
+        number_in,
         Aftermath,
         IA32_TSC_DEADLINE, //
     },

@@ -4,9 +4,11 @@
 //! take next.
 
 use arch::apic::{
+    Destination,
     Effect,
     Eoi,
     Features,
+    Message,
     FIRST_MSR,
     LAST_MSR, //
 };
@@ -16,10 +18,16 @@ use super::{
     irqchip::X2APIC_API_USE_32BIT_IDS,
     local_apic::LocalApic, //
 };
-use crate::vm::{
-    backend::Backend,
-    vcpu::Loaded,
-    QUIRK_LAPIC_MMIO_HOLE, //
+use crate::{
+    host::trace::{
+        kvm_apic_ipi,
+        trace, //
+    },
+    vm::{
+        backend::Backend,
+        vcpu::Loaded,
+        QUIRK_LAPIC_MMIO_HOLE, //
+    },
 };
 
 /// IA32_TSC_DEADLINE.
@@ -178,6 +186,9 @@ impl<B: Backend> Loaded<'_, B> {
         match effect {
             Effect::None | Effect::Tpr | Effect::Lvt(_) | Effect::SoftwareEnable(_) => {}
             Effect::Send(message) => {
+                if kvm_apic_ipi::is_on() {
+                    tell_of_ipi(&message);
+                }
                 if let Some(irqchip) = self.vm.irqchip() {
                     irqchip.deliver(Some(apic), &message);
                 }
@@ -208,11 +219,13 @@ impl<B: Backend> Loaded<'_, B> {
             return;
         };
         if let Some(eoi) = apic.lapic.eoi() {
+            trace!(kvm_pv_eoi(apic.lapic.id(), eoi.vector.into()));
             self.end_of_interrupt(apic, eoi);
         }
     }
 
     fn end_of_interrupt(&mut self, apic: &LocalApic, eoi: Eoi) {
+        trace!(kvm_eoi(apic.lapic.id(), eoi.vector.into()));
         let Some(irqchip) = self.vm.irqchip() else {
             return;
         };
@@ -277,6 +290,7 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(());
         }
         let effect = apic.lapic.write_msr(index, value).map_err(|_| EINVAL)?;
+        trace!(kvm_apic(true, register_of(index), value));
         self.follow(apic, effect);
         Ok(())
     }
@@ -287,9 +301,12 @@ impl<B: Backend> Loaded<'_, B> {
         if index == IA32_TSC_DEADLINE {
             return Some(self.state.apic_timer.tsc_deadline());
         }
-        apic.lapic
+        let value = apic
+            .lapic
             .read_msr(index, || self.state.apic_timer.current_count())
-            .ok()
+            .ok()?;
+        trace!(kvm_apic(false, register_of(index), value));
+        Some(value)
     }
 
     /// Whether an MSR is the local APIC's.
@@ -328,6 +345,7 @@ impl<B: Backend> Loaded<'_, B> {
                 self.note_tpr_access(offset, false);
                 apic.lapic
                     .read_bytes(offset, data, || self.state.apic_timer.current_count());
+                trace!(kvm_apic(false, offset, number_in(data)));
             }
             (Page::Hole, _) => data.fill(0xff),
             _ => return false,
@@ -340,6 +358,7 @@ impl<B: Backend> Loaded<'_, B> {
         match (self.apic_page(gpa), self.vcpu.apic.as_deref()) {
             (Page::Registers(offset), Some(apic)) => {
                 self.note_tpr_access(offset, true);
+                trace!(kvm_apic(true, offset, number_in(data)));
                 let effect = apic.lapic.write_bytes(offset, data);
                 self.follow(apic, effect);
             }
@@ -410,4 +429,35 @@ impl<B: Backend> Loaded<'_, B> {
         }
         self.reset_apic_timer();
     }
+}
+
+/// Tells whoever listens of an interrupt command, as it stands in the ICR.
+#[cold]
+fn tell_of_ipi(message: &Message) {
+    let (logical, shorthand, destination) = match message.destination {
+        Destination::Physical(id) => (false, 0, id),
+        Destination::Logical(bits) => (true, 0, bits),
+        Destination::Itself => (false, 1, 0),
+        Destination::All => (false, 2, 0),
+        Destination::AllButSelf => (false, 3, 0),
+    };
+    let icr = u32::from(message.vector)
+        | (message.delivery as u32) << 8
+        | u32::from(logical) << 11
+        | u32::from(message.assert) << 14
+        | u32::from(message.level) << 15
+        | shorthand << 18;
+    kvm_apic_ipi::emit(icr, destination);
+}
+
+/// The offset in the register page of the register that an x2APIC MSR is.
+const fn register_of(index: u32) -> u32 {
+    (index & 0xff) << 4
+}
+
+/// Bytes of a register as a number.
+pub(crate) fn number_in(data: &[u8]) -> u64 {
+    data.iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

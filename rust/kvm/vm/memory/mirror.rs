@@ -17,7 +17,10 @@ use super::{
     Memory,
     SecondLevel, //
 };
-use crate::host::mmu_notifier::Mirror;
+use crate::host::{
+    mmu_notifier::Mirror,
+    trace::trace, //
+};
 
 /// The frames of `slot` whose memory is in `range`.
 fn frames_in(slot: &Slot, range: &Range<Hva>) -> Option<Range<u64>> {
@@ -34,6 +37,7 @@ fn frames_in(slot: &Slot, range: &Range<Hva>) -> Option<Range<u64>> {
 
 impl<T: SecondLevel> Mirror for Memory<T> {
     fn invalidate_start(&self, range: Range<Hva>) {
+        trace!(kvm_unmap_hva_range(range.start.0, range.end.0));
         let mut tables = self.tables.lock();
 
         if tables.in_progress == 0 {

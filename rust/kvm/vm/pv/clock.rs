@@ -41,7 +41,8 @@ use crate::{
             self,
             Snapshot, //
         },
-        cpu, //
+        cpu,
+        trace::trace, //
     },
     vm::{
         backend::Backend,
@@ -148,7 +149,9 @@ impl<B: Backend> Vm<B> {
         runners.request_all(Requests::CLOCK);
         runners.kick_all(&mut shared.kick_mask);
         let (now, by_tsc) = host_now();
-        let is_one = by_tsc && shared.counters.in_step(runners.count()) && !shared.old_guest;
+        let in_step = shared.counters.in_step(runners.count());
+        let is_one = by_tsc && in_step && !shared.old_guest;
+        trace!(kvm_update_master_clock(is_one, by_tsc.into(), in_step));
         shared.master = is_one.then_some(now);
     }
 
@@ -232,6 +235,8 @@ impl<B: Backend> Loaded<'_, B> {
             now,
             clock::is_tsc_stable(),
         );
+        let previous = B::tsc_offset(self);
+        trace!(kvm_write_tsc_offset(self.vcpu.id, previous, written.offset));
         B::set_tsc_offset(self, written.offset);
         self.vm.review_master(&mut shared, written.is_new);
         drop(shared);
@@ -288,6 +293,15 @@ impl<B: Backend> Loaded<'_, B> {
         time.flags |= flags[0] & pvclock::GUEST_STOPPED;
 
         let begun = pvclock::version_begin(u32::from_le_bytes(version));
+        trace!(kvm_pvclock_update(
+            self.vcpu.id,
+            pvclock::version_end(begun),
+            time.moment.tsc,
+            time.moment.ns,
+            time.scale.multiplier,
+            time.scale.shift,
+            time.flags
+        ));
         access.write(gpa, &begun.to_le_bytes())?;
         access.write(gpa.offset(VcpuTime::BODY as u64), &time.body())?;
         access.write(gpa, &pvclock::version_end(begun).to_le_bytes())

@@ -31,7 +31,7 @@ use crate::{
 const VECTOR_MC: u8 = 18;
 
 /// Takes note of what was injected: delivered, unless the exit says that its delivery did not end.
-#[inline]
+#[inline(always)]
 pub(super) fn recover_vectoring(cx: &mut Loaded<'_, Vmx>) {
     let f = &cx.vcpu.resident;
     let vectoring = InterruptionInfo(f.read(vmcs::IDT_VECTORING_INFO));

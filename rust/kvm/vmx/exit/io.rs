@@ -20,7 +20,7 @@ use crate::vm::backend::{
 };
 
 /// Reads an I/O exit.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(f: &Vmcs) -> Exit {
     let qualification = IoQualification(f.read(vmcs::EXIT_QUALIFICATION));
     let string = qualification.is_string().then(|| {

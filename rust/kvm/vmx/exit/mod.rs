@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Says why the guest exited, after taking care of the event that the exit may have cut short.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(cx: &mut Loaded<'_, Vmx>, reason: Reason) -> Exit {
     interrupt::recover_vectoring(cx);
     let f = &cx.vcpu.resident;
