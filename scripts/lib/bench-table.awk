@@ -41,6 +41,7 @@ BEGIN {
     expect("mmio_kernel", 0.4)
     expect("ioeventfd", 0.7)
     expect("irqfd", 0.7)
+    expect("dirty_sweep", 0.7)
     expect("linux_boot_1", 1.0)
     expect("linux_boot_2", 1.0)
     expect("virtio_disk_write", 1.0)

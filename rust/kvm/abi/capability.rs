@@ -105,7 +105,7 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         | bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT
         | bindings::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | bindings::KVM_CAP_ENABLE_CAP_VM => 1,
-        bindings::KVM_CAP_PRE_FAULT_MEMORY => 1,
+        bindings::KVM_CAP_PRE_FAULT_MEMORY | bindings::KVM_CAP_MMU_SHADOW_CACHE_CONTROL => 1,
         bindings::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => LOG_OPTIONS as i32,
         bindings::KVM_CAP_DIRTY_LOG_RING | bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
             MAX_RING_SIZE as i32

@@ -68,6 +68,7 @@ pub(super) const KVM_GET_MSR_FEATURE_INDEX_LIST: u32 = _IOWR::<kvm_msr_list>(KVM
 
 pub(super) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
 pub(super) const KVM_GET_DIRTY_LOG: u32 = _IOW::<kvm_dirty_log>(KVMIO, 0x42);
+pub(super) const KVM_SET_NR_MMU_PAGES: u32 = _IO(KVMIO, 0x44);
 pub(super) const KVM_CLEAR_DIRTY_LOG: u32 = _IOWR::<kvm_clear_dirty_log>(KVMIO, 0xc0);
 pub(super) const KVM_RESET_DIRTY_RINGS: u32 = _IO(KVMIO, 0xc7);
 pub(super) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);

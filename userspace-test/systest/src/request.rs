@@ -166,6 +166,7 @@ pub const GET_EMULATED_CPUID: Request<Cpuid> = sized(3, 0x09, 8);
 pub const GET_MSR_FEATURE_INDEX_LIST: Request<MsrList> = sized(3, 0x0a, 4);
 pub const CREATE_VCPU: u64 = ioc(0, 0x41, 0);
 pub const GET_STATS_FD: u64 = ioc(0, 0xce, 0);
+pub const SET_NR_MMU_PAGES: u64 = ioc(0, 0x44, 0);
 pub const GET_DIRTY_LOG: Request<kvm_dirty_log> = write(0x42);
 pub const SET_USER_MEMORY_REGION: Request<kvm_userspace_memory_region> = write(0x46);
 pub const SET_TSS_ADDR: u64 = ioc(0, 0x47, 0);

@@ -112,6 +112,11 @@ impl Machine {
         Ok(host)
     }
 
+    /// The number of the slot that [`Self::add_memory`] made last.
+    pub fn last_slot(&self) -> u32 {
+        self.slots - 1
+    }
+
     /// Makes the vCPU with number `id`, with all the CPUID that KVM offers, and the guest loaded.
     ///
     /// # Errors

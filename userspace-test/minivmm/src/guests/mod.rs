@@ -30,6 +30,7 @@ pub mod isolation;
 pub mod long_mode;
 pub mod mmio;
 pub mod pae;
+pub mod page_writer;
 pub mod paging32;
 pub mod port_io;
 pub mod probe;

@@ -19,7 +19,7 @@ tests! {
     add, adjacent, move_slot, delete, replace, same_again, alias, many, highest_slot,
     dirty_log_flag, read_only, no_memory_behind, bad_alignment, bad_range, bad_slot, bad_flags,
     bad_size_or_address_change, bad_delete, overlap, bad_pointer, refused_changes_nothing,
-    delete_under_running_guest, move_under_running_guest, isolation, set_tss_addr,
+    delete_under_running_guest, move_under_running_guest, isolation, set_tss_addr, set_nr_mmu_pages,
     set_identity_map_addr,
 }
 
@@ -477,6 +477,17 @@ fn set_tss_addr() {
         EINVAL,
     );
     expect::errno("above 4 GiB", vm.call(SET_TSS_ADDR, 1 << 32), EINVAL);
+}
+
+/// A limit of shadow pages, at least 64 (api.rst 4.44).
+fn set_nr_mmu_pages() {
+    let vm = Vm::new();
+    for pages in [64, 1000] {
+        expect::eq("pages", vm.call(SET_NR_MMU_PAGES, pages), Ok(0));
+    }
+    for pages in [0, 63] {
+        expect::errno("too few", vm.call(SET_NR_MMU_PAGES, pages), EINVAL);
+    }
 }
 
 fn set_identity_map_addr() {
