@@ -14,6 +14,10 @@ use arch::{
         PinBased,
         Secondary, //
     },
+    exit::{
+        EventKind,
+        InterruptionInfo, //
+    },
     vmcs, //
 };
 
@@ -24,7 +28,10 @@ use super::{
 };
 use crate::{
     host::cpu::POSTED_INTR_VECTOR,
-    vm::Loaded, //
+    vm::{
+        Event,
+        Loaded, //
+    },
 };
 
 /// The controls that follow the mode of the local APIC.
@@ -37,6 +44,16 @@ pub(super) const SECONDARY: Secondary = Secondary::VIRTUALIZE_X2APIC_MODE
 pub(super) struct VirtualApic {
     tpr_threshold: u32,
     eoi_exits: [u64; 4],
+    /// What the last entry told the processor, if it did.
+    told: Option<Told>,
+}
+
+/// What an entry told a processor that delivers interrupts.
+struct Told {
+    /// The interrupt to take.
+    requesting: u8,
+    /// Where the guest was.
+    rip: u64,
 }
 
 /// Sets the controls for the mode that the local APIC is in.
@@ -104,6 +121,8 @@ pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
         apic.take_posted();
         if apic.take_stale() {
             tell(cx);
+        } else {
+            cx.state.hw.virtual_apic.told = None;
         }
     } else if cx.state.hw.cpu_based.contains(CpuBased::USE_TPR_SHADOW) {
         let threshold = apic.lapic.tpr_threshold();
@@ -114,14 +133,41 @@ pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
     }
 }
 
-/// The interrupt that a processor which delivers interrupts has in service.
-pub(super) fn in_service(cx: &Loaded<'_, Vmx>) -> Option<u8> {
-    let lapic = &cx.vcpu.apic.as_deref()?.lapic;
-    if !lapic.is_hardware_delivery() {
-        return None;
+/// An exit cut the delivery of `vectoring` short. If that is an interrupt which the processor took
+/// from the virtual APIC by itself, it goes back there, and will be taken again when the guest can:
+/// the entry that follows need not inject it. Returns whether it was.
+///
+/// Bochs 3.0 reports whatever it delivered before, from an IDT or injected. So an external interrupt
+/// that was not injected is one of the virtual APIC's, whichever the vector; and anything is, if the
+/// entry said that this interrupt was to be taken, it has been, and the guest has not moved since.
+#[cold]
+pub(super) fn take_back(cx: &Loaded<'_, Vmx>, vectoring: InterruptionInfo) -> bool {
+    let Some(apic) = cx.vcpu.apic.as_deref() else {
+        return false;
+    };
+    if !apic.lapic.is_hardware_delivery() {
+        return false;
     }
-    let status = cx.vcpu.resident.read(vmcs::GUEST_INTERRUPT_STATUS);
-    Some((status >> 8) as u8)
+    let f = &cx.vcpu.resident;
+    let in_service = (f.read(vmcs::GUEST_INTERRUPT_STATUS) >> 8) as u8;
+    let is_external = vectoring.kind() == EventKind::EXTERNAL_INTERRUPT;
+    let was_injected = Event::Interrupt {
+        vector: vectoring.vector(),
+    };
+    let told = &cx.state.hw.virtual_apic.told;
+    let taken = match cx.state.events.injected {
+        injected if is_external => injected != Some(was_injected),
+        Some(_) => false,
+        None => told.as_ref().is_some_and(|told| {
+            told.requesting == in_service && told.rip == f.read(vmcs::GUEST_RIP)
+        }),
+    };
+    if !taken || apic.lapic.highest_isr() != Some(in_service) {
+        return false;
+    }
+    apic.lapic.take_back(in_service);
+    apic.set_stale();
+    true
 }
 
 /// Tells a processor that delivers interrupts which ones are requested and in service, and whose
@@ -136,6 +182,10 @@ fn tell(cx: &mut Loaded<'_, Vmx>) {
     let servicing = apic.lapic.highest_isr().unwrap_or(0);
     let status = u16::from(servicing) << 8 | u16::from(requesting);
     vcpu.resident.write(vmcs::GUEST_INTERRUPT_STATUS, status);
+    cx.state.hw.virtual_apic.told = (requesting > servicing).then(|| Told {
+        requesting,
+        rip: vcpu.resident.read(vmcs::GUEST_RIP),
+    });
 
     let watched = cx.vm.watched_vectors();
     for (i, field) in EOI_EXIT_BITMAPS.into_iter().enumerate() {

@@ -412,6 +412,18 @@ impl<P: Deref<Target = Registers>> Lapic<P> {
         self.isr_words.store(words | 1 << index, Ordering::Relaxed);
     }
 
+    /// Undoes [`Self::acknowledge`]: the processor did not get to take `vector` after all, which is
+    /// what [`Self::highest_isr`] said.
+    pub fn take_back(&self, vector: u8) {
+        self.end(vector);
+        let irr = self.registers.cell(Register::IRR.word_of(vector));
+        irr.fetch_or(bit_of(vector), Ordering::SeqCst);
+        let summary = 1 << (vector >> 5);
+        if self.irr_words.load(Ordering::SeqCst) & UNKNOWN == 0 {
+            self.irr_words.fetch_or(summary, Ordering::SeqCst);
+        }
+    }
+
     /// Ends the interrupt of the highest priority, if one is in service.
     #[inline]
     pub fn eoi(&self) -> Option<Eoi> {

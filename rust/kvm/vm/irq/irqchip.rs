@@ -158,8 +158,8 @@ pub(crate) struct Irqchip {
     chips: SpinLockIrq<Chips>,
     /// Whether the PICs have an interrupt for the bootstrap processor.
     pic_output: AtomicBool,
-    /// Vectors, a bit each, whose end the IOAPIC is told of though they are edge-triggered: those of
-    /// the timer chip and the real-time clock, which wait for it.
+    /// Vectors, a bit each, whose end the IOAPIC is told of: those of its level-triggered entries, of
+    /// the timer chip and of the real-time clock, which wait for it.
     watched: [AtomicU64; 4],
     /// Runs while an interrupt storm is held back.
     #[pin]
@@ -473,7 +473,7 @@ impl Irqchip {
             .reinject(|message| self.deliver_from_ioapic(message));
     }
 
-    /// Whether the IOAPIC is told of the end of an edge-triggered interrupt of this vector.
+    /// Whether the IOAPIC is told of the end of an interrupt of this vector, whatever its trigger.
     #[inline]
     pub(crate) fn watches(&self, vector: u8) -> bool {
         self.watched
@@ -494,14 +494,22 @@ impl Irqchip {
         /// Where the timer chip is wired to in the two usual ways, and the real-time clock.
         const PINS: [u8; 3] = [0, 2, ioapic::RTC_PIN];
         let mut watched = [0u64; 4];
-        for entry in PINS.into_iter().filter_map(|pin| ioapic.entry(pin)) {
-            if !entry.is_masked() {
+        for pin in 0..IOAPIC_PINS as u8 {
+            let Some(entry) = ioapic.entry(pin) else {
+                continue;
+            };
+            let ends_here = entry.is_level() || PINS.contains(&pin) && !entry.is_masked();
+            if ends_here {
                 let vector = entry.vector();
                 watched[usize::from(vector >> 6)] |= 1 << (vector & 63);
             }
         }
+        let mut changed = false;
         for (word, new) in self.watched.iter().zip(watched) {
-            word.store(new, Ordering::Relaxed);
+            changed |= word.swap(new, Ordering::Relaxed) != new;
+        }
+        if changed {
+            self.apics().for_each(LocalApic::watched_changed);
         }
     }
 

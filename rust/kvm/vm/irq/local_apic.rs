@@ -180,6 +180,15 @@ impl LocalApic {
         self.stale.store(true, Ordering::Relaxed);
     }
 
+    /// The ends of other interrupts are to be seen than before. A processor that ends interrupts by
+    /// itself has to know before it next does.
+    pub(crate) fn watched_changed(&self) {
+        if self.posting.load(Ordering::Relaxed) {
+            self.set_stale();
+            self.runner.kick();
+        }
+    }
+
     /// Takes into the registers what others left. For the vCPU's own thread.
     #[inline]
     pub(crate) fn take_posted(&self) {

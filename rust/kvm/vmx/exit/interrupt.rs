@@ -40,20 +40,12 @@ pub(super) fn recover_vectoring(cx: &mut Loaded<'_, Vmx>) {
         return;
     }
 
-    let injected = cx.state.events.injected;
-    let vector = match vectoring.kind() {
-        // What the processor took from the virtual APIC by itself is in service there. Bochs names
-        // another vector here.
-        EventKind::EXTERNAL_INTERRUPT
-            if injected
-                != Some(Event::Interrupt {
-                    vector: vectoring.vector(),
-                }) =>
-        {
-            apic::in_service(cx).unwrap_or(vectoring.vector())
-        }
-        _ => vectoring.vector(),
-    };
+    if apic::take_back(cx, vectoring) {
+        cx.state.events.injected = None;
+        return;
+    }
+    let f = &cx.vcpu.resident;
+    let vector = vectoring.vector();
     let length = f.read(vmcs::VM_EXIT_INSTRUCTION_LEN) as u8;
     cx.state.events.injected = Some(match vectoring.kind() {
         EventKind::NMI => {

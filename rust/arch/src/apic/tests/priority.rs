@@ -310,3 +310,28 @@ proptest! {
         }
     }
 }
+
+/// An interrupt that the processor did not get to take waits again, above one in service as before.
+#[test]
+fn taken_back() {
+    let apic = enabled(0);
+    for vector in [0x31, 0x41] {
+        apic.accept(vector, false);
+        apic.acknowledge(vector);
+    }
+    apic.take_back(0x41);
+    assert_eq!(apic.highest_isr(), Some(0x31));
+    assert_eq!(apic.highest_irr(), Some(0x41));
+    assert_eq!(apic.pending(), Some(0x41));
+    apic.acknowledge(0x41);
+    assert_eq!(apic.pending(), None);
+    assert_eq!(apic.eoi().map(|eoi| eoi.vector), Some(0x41));
+
+    apic.set_hardware_delivery(true);
+    apic.accept(0x51, false);
+    apic.acknowledge(0x51);
+    apic.take_back(0x51);
+    apic.set_hardware_delivery(false);
+    assert_eq!(apic.pending(), Some(0x51));
+    assert_eq!(apic.highest_isr(), Some(0x31));
+}
