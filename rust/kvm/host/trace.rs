@@ -59,6 +59,8 @@ macro_rules! tracepoints {
             }
 
             /// Tells them.
+            // As many as the event has fields.
+            #[allow(clippy::too_many_arguments)]
             #[cold]
             #[inline(never)]
             pub(crate) fn emit($($argument: $type),*) {
