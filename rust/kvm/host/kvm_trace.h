@@ -104,7 +104,8 @@ TRACE_EVENT(kvm_userspace_exit,
 		__entry->errno = error;
 	),
 	TP_printk("reason %s (%d)",
-		  __entry->errno >= 0 ?
+		  __entry->errno < 0 ?
+			(__entry->errno == -EINTR ? "restart" : "error") :
 			__print_symbolic(__entry->reason,
 				MINIKVM_USER_EXIT(UNKNOWN), MINIKVM_USER_EXIT(EXCEPTION),
 				MINIKVM_USER_EXIT(IO), MINIKVM_USER_EXIT(HYPERCALL),
@@ -117,9 +118,8 @@ TRACE_EVENT(kvm_userspace_exit,
 				MINIKVM_USER_EXIT(SYSTEM_EVENT),
 				MINIKVM_USER_EXIT(IOAPIC_EOI), MINIKVM_USER_EXIT(HYPERV),
 				MINIKVM_USER_EXIT(X86_RDMSR),
-				MINIKVM_USER_EXIT(X86_WRMSR)) :
-			__entry->errno == -EINTR ? "restart" : "error",
-		  __entry->errno >= 0 ? (int)__entry->reason : -__entry->errno)
+				MINIKVM_USER_EXIT(X86_WRMSR)),
+		  __entry->errno < 0 ? -__entry->errno : __entry->reason)
 );
 
 TRACE_EVENT(kvm_fpu,
