@@ -17,7 +17,11 @@ use kernel::prelude::*;
 
 use super::{
     backend::Backend,
-    pv,
+    options::DisabledExits,
+    pv::{
+        self,
+        Feature, //
+    },
     vcpu::{
         Loaded,
         RAX,
@@ -167,13 +171,30 @@ impl Cpuid {
 
     /// KVM's functions may be moved up, for another hypervisor's to be at the start of the range
     /// (Linux, `Documentation/virt/kvm/x86/cpuid.rst`).
-    fn find_pv_features(&self) -> u32 {
+    fn pv_base(&self) -> Option<u32> {
         const END: u32 = 0x4001_0000;
         const STEP: usize = 0x100;
         (cpuid::HYPERVISOR_BASE..END)
             .step_by(STEP)
             .find(|base| self.words(*base, 0)[1..] == cpuid::HYPERVISOR_SIGNATURE[1..])
-            .map_or(0, |base| self.words(base | 1, 0)[0])
+    }
+
+    fn find_pv_features(&self) -> u32 {
+        self.pv_base().map_or(0, |base| self.words(base | 1, 0)[0])
+    }
+
+    /// Takes one of them back.
+    fn remove_pv_feature(&mut self, feature: Feature) {
+        let bit = 1 << feature as u32;
+        if self.pv_features & bit == 0 {
+            return;
+        }
+        if let Some(base) = self.pv_base() {
+            if let Some(entry) = self.find_mut(base | 1, 0) {
+                entry.words[0] &= !bit;
+            }
+        }
+        self.pv_features &= !bit;
     }
 
     /// The features of KVM's that the guest is shown.
@@ -332,6 +353,10 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn update_answers(&self, cpuid: &mut Cpuid) {
+        // A guest whose HLT does not exit cannot be kicked out of it.
+        if self.vm.options.disabled_exits().contains(DisabledExits::HLT) {
+            cpuid.remove_pv_feature(Feature::PvUnhalt);
+        }
         let osxsave = B::cr4(self) & CR4_OSXSAVE != 0;
         let apic = self.apic_base() & APIC_BASE_ENABLE != 0;
         let xcr0 = self.state.xcr0;

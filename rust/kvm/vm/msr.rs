@@ -199,6 +199,7 @@ impl Msrs {
     /// (KVM_X86_QUIRK_STUFF_FEATURE_MSRS).
     pub(crate) fn clear_features(&mut self) {
         self.platform_info = 0;
+        self.bios_sign_id = 0;
     }
 
     /// The MTRR that `index` names.
