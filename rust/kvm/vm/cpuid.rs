@@ -354,7 +354,12 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn update_answers(&self, cpuid: &mut Cpuid) {
         // A guest whose HLT does not exit cannot be kicked out of it.
-        if self.vm.options.disabled_exits().contains(DisabledExits::HLT) {
+        if self
+            .vm
+            .options
+            .disabled_exits()
+            .contains(DisabledExits::HLT)
+        {
             cpuid.remove_pv_feature(Feature::PvUnhalt);
         }
         let osxsave = B::cr4(self) & CR4_OSXSAVE != 0;
