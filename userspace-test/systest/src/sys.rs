@@ -606,3 +606,38 @@ pub fn allow_files(count: u64) {
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into(),
     );
 }
+
+/// Memory whose pages are there once somebody puts them there, and for which threads wait until then
+/// (userfaultfd(2)).
+pub struct OnDemand(OwnedFd);
+
+impl OnDemand {
+    /// Makes the `len` bytes at `address`, which nobody has touched, such memory.
+    pub fn new(address: u64, len: usize) -> Self {
+        const UFFD_API: u64 = 0xaa;
+        const UFFDIO_API: libc::Ioctl = 0xc018_aa3fu32 as libc::Ioctl;
+        const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00u32 as libc::Ioctl;
+        const MODE_MISSING: u64 = 1;
+        // SAFETY: Takes flags only.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let fd = own(must("userfaultfd", fd) as RawFd);
+        let mut api = [UFFD_API, 0, 0];
+        // SAFETY: `struct uffdio_api`.
+        let done = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) };
+        must("UFFDIO_API", done.into());
+        let mut range = [address, len as u64, MODE_MISSING, 0];
+        // SAFETY: `struct uffdio_register`.
+        let done = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_REGISTER, range.as_mut_ptr()) };
+        must("UFFDIO_REGISTER", done.into());
+        Self(fd)
+    }
+
+    /// Puts a page there.
+    pub fn supply(&self, address: u64, page: &[u64; 512]) {
+        const UFFDIO_COPY: libc::Ioctl = 0xc028_aa03u32 as libc::Ioctl;
+        let mut copy = [address, page.as_ptr() as u64, 4096, 0, 0];
+        // SAFETY: `struct uffdio_copy`, from a page of ours.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_COPY, copy.as_mut_ptr()) };
+        must("UFFDIO_COPY", done.into());
+    }
+}
