@@ -14,9 +14,10 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::backend::{Backend, Doorbell};
+use super::block::Image;
 use super::pci::Interrupts;
 use super::worker::inline;
-use super::{Balloon, Block, Image, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci};
+use super::{Balloon, Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci};
 use crate::devices::irqchip::Irqchip;
 use crate::devices::pci::{self, Function, PciBus};
 use crate::devices::{virtio, Board};

@@ -12,9 +12,6 @@
 //! | registers: features, queues, configuration space, activation, reset | the vCPU that writes them, with the board locked | no |
 //! | queues | the device's own thread ([`worker`]), from activation to reset | yes |
 
-// Until every device is there.
-#![allow(dead_code, unused_imports)]
-
 pub mod backend;
 mod balloon;
 pub mod block;
@@ -38,7 +35,7 @@ use std::sync::Arc;
 use vm_memory::GuestMemoryMmap;
 
 pub use balloon::Balloon;
-pub use block::{Block, Image};
+pub use block::Block;
 pub use interrupt::{Interrupt, Line, Lines};
 pub use mmio::{Lineage, MmioBus};
 pub use pci::VirtioPci;
