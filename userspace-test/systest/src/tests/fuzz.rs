@@ -30,6 +30,16 @@ tests! {
 pub(super) struct Random(u64);
 
 impl Random {
+    /// Numbers of a round's own: how long a guest of the rounds before ran, which a timer decides,
+    /// does not change them.
+    fn of_round(round: usize) -> Self {
+        let mut random = Self(harness::seed());
+        let offset = (round as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        random = Self((random.next() ^ offset).max(1));
+        random.next();
+        random
+    }
+
     /// The next 64 bits.
     pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
@@ -119,8 +129,9 @@ const MODES: [Mode; 5] = [
 ];
 
 fn random_bytes() {
-    survives(|random| {
+    survives(|_| {
         for round in 0..100 {
+            let random = &mut Random::of_round(round);
             let guest = Guest::new(MODES[round % MODES.len()], &random.bytes(256));
             let regs = kvm_regs {
                 rbx: layout::MMIO,
@@ -201,8 +212,9 @@ const OPCODES: &[&[u8]] = &[
 ];
 
 fn random_instructions() {
-    survives(|random| {
+    survives(|_| {
         for round in 0..150 {
+            let random = &mut Random::of_round(round);
             let mut code = Vec::new();
             while code.len() < 200 {
                 code.extend_from_slice(random.pick(OPCODES));
@@ -244,8 +256,9 @@ fn spoil_segment(random: &mut Random, segment: &mut kvm_segment) {
 }
 
 fn random_sregs() {
-    survives(|random| {
-        for _ in 0..150 {
+    survives(|_| {
+        for round in 0..150 {
+            let random = &mut Random::of_round(round);
             let guest = Guest::new(random.pick(&MODES), &random.bytes(64));
             for _ in 0..4 {
                 let mut sregs = guest.vcpu.sregs();
@@ -281,8 +294,9 @@ fn random_sregs() {
 }
 
 fn random_events() {
-    survives(|random| {
-        for _ in 0..100 {
+    survives(|_| {
+        for round in 0..100 {
+            let random = &mut Random::of_round(round);
             let guest = Guest::long(&random.bytes(64));
             let mut events = guest.vcpu.events();
             events.exception.injected = random.next() as u8 & 1;
@@ -472,8 +486,9 @@ fn random_run_page() {
 
 /// Guest page tables of random entries, walked for the guest's device accesses and for the VMM.
 fn random_page_tables() {
-    survives(|random| {
+    survives(|_| {
         for round in 0..100 {
+            let random = &mut Random::of_round(round);
             let mode = MODES[2 + round % 3];
             let code: &[u8] = &[0x8b, 0x03, 0x6e, 0x88, 0x03, 0x6c, 0xf4];
             let guest = Guest::new(mode, code);
