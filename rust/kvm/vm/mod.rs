@@ -46,7 +46,6 @@ mod mce;
 mod memory;
 mod mmio;
 mod msr;
-pub(crate) mod msr_filter;
 mod options;
 mod pre_fault;
 pub(crate) mod pv;
@@ -124,6 +123,7 @@ pub(crate) use self::{
         Entry as CpuidEntry, //
     },
     msr::{
+        filter as msr_filter,
         pat_reset,
         read_feature_msr,
         MsrAccess,
@@ -138,7 +138,7 @@ use self::{
         Mode,
         Pit, //
     },
-    msr_filter::MsrFilter,
+    msr::filter::MsrFilter,
     options::Options, //
 };
 use crate::host::{

@@ -13,7 +13,7 @@ use kernel::{
     sync::Mutex, //
 };
 
-use super::{
+use super::super::{
     backend::Backend,
     Vm, //
 };
@@ -111,7 +111,7 @@ impl<B: Backend> Vm<B> {
     }
 
     /// Tells the hardware of the rules, and of the exits that the VMM does without.
-    pub(super) fn apply_msr_filter(&self) {
+    pub(in crate::vm) fn apply_msr_filter(&self) {
         let rules = self.msr_filter.rules.lock();
         B::filter_msrs(
             &self.machine,

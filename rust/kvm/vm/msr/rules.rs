@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which MSRs there are, and which values they take.
+
+use arch::machine_check::MachineChecks;
+use kernel::prelude::*;
+
+use super::{
+    super::irq::IA32_TSC_DEADLINE,
+    index::{
+        BBL_CR_CTL3,
+        DRAM_ENERGY_STATUS,
+        EBL_CR_POWERON,
+        FSB_FREQ,
+        IA32_APIC_BASE,
+        IA32_BIOS_UPDT_TRIG,
+        IA32_EFER,
+        IA32_FS_BASE,
+        IA32_GS_BASE,
+        IA32_MTRRCAP,
+        IA32_MTRR_DEF_TYPE,
+        IA32_MTRR_FIX16K,
+        IA32_MTRR_FIX4K,
+        IA32_MTRR_FIX64K,
+        IA32_MTRR_LAST_VARIABLE,
+        IA32_MTRR_PHYSBASE0,
+        IA32_PERF_STATUS,
+        IA32_PLATFORM_ID,
+        PKG_ENERGY_STATUS,
+        PP0_ENERGY_STATUS,
+        PP1_ENERGY_STATUS,
+        RAPL_POWER_UNIT,
+        X2APIC_FIRST,
+        X2APIC_LAST, //
+    },
+    SAVED_MSRS, //
+};
+use crate::host::parameters;
+
+/// Whether an access that failed is to go well all the same, since there is no such MSR: a write of
+/// `value`, or a read.
+#[cold]
+pub(super) fn is_ignored(index: u32, value: Option<u64>) -> bool {
+    if is_known(index, value.is_some()) || !parameters::ignore_msrs() {
+        return false;
+    }
+    if parameters::report_ignored_msrs() {
+        match value {
+            Some(value) => pr_info!("ignored wrmsr: {index:#x} data {value:#x}\n"),
+            None => pr_info!("ignored rdmsr: {index:#x}\n"),
+        }
+    }
+    true
+}
+
+/// Whether there is such an MSR, for some guests and some values.
+pub(super) fn is_known(index: u32, is_write: bool) -> bool {
+    let constant = matches!(
+        index,
+        IA32_MTRRCAP
+            | RAPL_POWER_UNIT
+            | PKG_ENERGY_STATUS
+            | DRAM_ENERGY_STATUS
+            | PP0_ENERGY_STATUS
+            | PP1_ENERGY_STATUS
+            | IA32_PERF_STATUS
+            | FSB_FREQ
+            | EBL_CR_POWERON
+            | BBL_CR_CTL3
+            | IA32_PLATFORM_ID
+    );
+    SAVED_MSRS.contains(&index)
+        || MachineChecks::is_msr(index)
+        || matches!(
+            index,
+            IA32_APIC_BASE
+                | IA32_EFER
+                | IA32_FS_BASE
+                | IA32_GS_BASE
+                | IA32_BIOS_UPDT_TRIG
+                | IA32_TSC_DEADLINE
+                | X2APIC_FIRST..=X2APIC_LAST
+                | IA32_MTRR_PHYSBASE0..=IA32_MTRR_LAST_VARIABLE
+                | IA32_MTRR_FIX64K
+                | IA32_MTRR_FIX16K..=0x259
+                | IA32_MTRR_FIX4K..=0x26f
+                | IA32_MTRR_DEF_TYPE
+        )
+        || (constant && !is_write)
+}
+
+/// Whether an address is canonical for four-level paging.
+pub(super) fn is_canonical(value: u64) -> bool {
+    ((value << 16) as i64 >> 16) as u64 == value
+}
+
+/// Whether each byte of a PAT is a memory type: 2 and 3 are not, nor anything above 7.
+pub(super) fn is_pat(value: u64) -> bool {
+    value
+        .to_le_bytes()
+        .iter()
+        .all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+/// Whether a value is one that an MTRR can have (SDM vol. 3, 12.11).
+pub(super) fn is_mtrr(index: u32, value: u64) -> bool {
+    let is_type = |kind: u64| matches!(kind, 0 | 1 | 4..=6);
+    match index {
+        IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_type(value & 0xff),
+        0x250..=0x26f => value
+            .to_le_bytes()
+            .iter()
+            .all(|kind| is_type((*kind).into())),
+        // Even ones are bases with a type, odd ones masks with a valid bit.
+        _ if index & 1 == 0 => is_type(value & 0xff) && value & 0xf00 == 0,
+        _ => value & 0x7ff == 0,
+    }
+}
