@@ -33,12 +33,17 @@ pub struct Signals {
 
 impl Signals {
     /// Blocks the signals in this thread, and so in those it starts later, and opens the
-    /// descriptor they arrive at.
+    /// descriptor they arrive at. A file that gets longer than files may be is from here on an
+    /// error of the write (EFBIG) and no more a signal that ends the process.
     ///
     /// # Errors
     ///
     /// What the system says.
     pub fn new() -> io::Result<Self> {
+        // SAFETY: no code of ours runs when the signal comes.
+        if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
         let mut numbers = ENDING.to_vec();
         numbers.push(libc::SIGCONT);
         let set = create_sigset(&numbers)?;

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
+use super::storage::Storage;
 use super::SECTOR;
 
 /// What the image formats begin with that are not raw, and their names.
@@ -87,10 +88,13 @@ pub enum Error {
 
 /// A disk image, locked.
 pub struct Image {
-    file: File,
+    storage: Box<dyn Storage>,
     path: PathBuf,
     sectors: u64,
     read_only: bool,
+    /// A sync has failed: the host may have thrown away what was written before it, and would say
+    /// so only once.
+    lost: bool,
 }
 
 impl Image {
@@ -135,17 +139,48 @@ impl Image {
         if size % SECTOR != 0 {
             return Err(Error::Size { path: at(), size });
         }
-        Ok(Self {
-            file,
-            path: at(),
-            sectors: size / SECTOR,
-            read_only,
-        })
+        Ok(Self::new(Box::new(file), path, size / SECTOR, read_only))
     }
 
-    /// The file.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// An image of `sectors` sectors in `storage`, called `path`.
+    pub(super) fn new(
+        storage: Box<dyn Storage>,
+        path: &Path,
+        sectors: u64,
+        read_only: bool,
+    ) -> Self {
+        Self {
+            storage,
+            path: path.to_path_buf(),
+            sectors,
+            read_only,
+            lost: false,
+        }
+    }
+
+    /// Where its bytes are. They are synced by [`Self::sync`].
+    pub fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    ///
+    /// What the host says. After a first failure the image [`Self::is_lost`], and no later success
+    /// is believed: it would not be about what was written before that.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.lost {
+            return Err(io::Error::other("an earlier sync has failed"));
+        }
+        let result = self.storage.sync();
+        self.lost = result.is_err();
+        result
+    }
+
+    /// Whether something that was written may be lost, because a sync has failed.
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Where it is.

@@ -9,7 +9,7 @@
 
 mod image;
 mod request;
-mod transfer;
+mod storage;
 
 use std::io;
 
@@ -146,5 +146,7 @@ impl Work for Queue {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,12 @@
 //! The requests of a driver (virtio 1.2, 5.2.6).
 
 use std::io;
-use std::mem;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 
 use virtio_bindings::virtio_blk::*;
 use vm_memory::VolatileSlice;
 
-use super::transfer::{self, Direction};
+use super::storage::{self, Direction};
 use super::{Image, MAX_DISCARD, MAX_RANGES, MAX_ZEROES, SECTOR};
 use crate::devices::virtio::queue::Buffers;
 use crate::devices::virtio::QueueError;
@@ -20,8 +17,8 @@ use crate::devices::virtio::QueueError;
 const HEADER: usize = 16;
 const STATUS: usize = 1;
 const RANGE: usize = 16;
-/// Zeroes written at a time where the host cannot be asked for them.
-const ZEROES: usize = 64 << 10;
+/// What making writes durable is called in a message.
+const SYNC: &str = "sync";
 
 /// How a request ended, as the driver is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +35,8 @@ enum Failure {
     Invalid,
     /// The device does not know it.
     Unsupported,
+    /// What was written may be lost, which a person was told of.
+    Lost,
     /// The host refuses it.
     Host {
         /// What it refuses.
@@ -58,11 +57,8 @@ pub struct Requests {
     write_through: bool,
     /// Something was written since the last sync.
     dirty: bool,
-    /// A sync has failed: the host may have thrown away what was written before it, and would say
-    /// so only once, so no later sync is believed.
-    lost: bool,
-    /// The last error a person was told of.
-    reported: Option<i32>,
+    /// What a person was told of that the host refuses, and by what errors.
+    told: Vec<(&'static str, i32)>,
 }
 
 impl Requests {
@@ -72,8 +68,7 @@ impl Requests {
             image,
             write_through,
             dirty: false,
-            lost: false,
-            reported: None,
+            told: Vec::new(),
         }
     }
 
@@ -96,7 +91,7 @@ impl Requests {
         let Buffers { readable, writable } = buffers;
         let (header, output) =
             split(&readable, HEADER).ok_or(QueueError::Request("it is shorter than its header"))?;
-        let room = transfer::length(&writable) as usize;
+        let room = storage::length(&writable) as usize;
         let (input, status) = room
             .checked_sub(STATUS)
             .and_then(|input| split(&writable, input))
@@ -106,10 +101,7 @@ impl Requests {
         let kind = u32::from_le_bytes(header[..4].try_into().expect("4 bytes"));
         let sector = u64::from_le_bytes(header[8..].try_into().expect("8 bytes"));
         let (outcome, filled) = match self.execute(kind, sector, &output, &input) {
-            Ok(filled) => {
-                self.reported = None;
-                (Outcome::Ok, filled)
-            }
+            Ok(filled) => (Outcome::Ok, filled),
             Err(failure) => (self.outcome(failure), 0),
         };
         for piece in &status {
@@ -129,17 +121,21 @@ impl Requests {
     ) -> Result<u64, Failure> {
         match kind {
             VIRTIO_BLK_T_IN => {
-                let length = transfer::length(input);
+                let length = storage::length(input);
                 let offset = self.place(sector, length)?;
-                transfer::transfer(self.image.file(), Direction::Read, offset, input)
+                self.image
+                    .storage()
+                    .transfer(Direction::Read, offset, input)
                     .map_err(host("read"))?;
                 Ok(length)
             }
             VIRTIO_BLK_T_OUT => {
-                let offset = self.place(sector, transfer::length(output))?;
+                let offset = self.place(sector, storage::length(output))?;
                 self.check_writable()?;
                 self.dirty = true;
-                transfer::transfer(self.image.file(), Direction::Write, offset, output)
+                self.image
+                    .storage()
+                    .transfer(Direction::Write, offset, output)
                     .map_err(host("write"))?;
                 self.written()?;
                 Ok(0)
@@ -163,9 +159,12 @@ impl Requests {
         if self.image.is_read_only() {
             return Err(Failure::Invalid);
         }
-        if self.lost {
-            let source = io::Error::other("an earlier sync has failed");
-            return Err(host("write")(source));
+        self.check_kept()
+    }
+
+    fn check_kept(&self) -> Result<(), Failure> {
+        if self.image.is_lost() {
+            return Err(Failure::Lost);
         }
         Ok(())
     }
@@ -182,14 +181,8 @@ impl Requests {
         if self.image.is_read_only() {
             return Ok(());
         }
-        if self.lost {
-            let source = io::Error::other("an earlier sync has failed");
-            return Err(host("sync")(source));
-        }
-        self.image.file().sync_data().map_err(|source| {
-            self.lost = true;
-            host("sync")(source)
-        })?;
+        self.check_kept()?;
+        self.image.sync().map_err(host(SYNC))?;
         self.dirty = false;
         Ok(())
     }
@@ -210,7 +203,7 @@ impl Requests {
         work: fn(&mut Self, u64, u32, u32) -> Result<(), Failure>,
     ) -> Result<u64, Failure> {
         self.check_writable()?;
-        let length = transfer::length(output);
+        let length = storage::length(output);
         if length == 0
             || length % RANGE as u64 != 0
             || length > u64::from(MAX_RANGES) * RANGE as u64
@@ -235,11 +228,8 @@ impl Requests {
             return Err(Failure::Unsupported);
         }
         let (offset, length) = self.range(sector, sectors, MAX_DISCARD)?;
-        match self.allocate(libc::FALLOC_FL_PUNCH_HOLE, offset, length) {
-            // It is a hint: what cannot be given back is kept.
-            Err(error) if cannot(&error) => Ok(()),
-            result => result.map_err(host("discard")),
-        }
+        let storage = self.image.storage();
+        storage.discard(offset, length).map_err(host("discard"))
     }
 
     fn write_zeroes(&mut self, sector: u64, sectors: u32, flags: u32) -> Result<(), Failure> {
@@ -247,16 +237,11 @@ impl Requests {
             return Err(Failure::Unsupported);
         }
         let (offset, length) = self.range(sector, sectors, MAX_ZEROES)?;
-        let mode = if flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 {
-            libc::FALLOC_FL_PUNCH_HOLE
-        } else {
-            libc::FALLOC_FL_ZERO_RANGE
-        };
-        match self.allocate(mode, offset, length) {
-            Err(error) if cannot(&error) => self.write_zero_bytes(offset, length),
-            result => result,
-        }
-        .map_err(host("write zeroes"))
+        let may_free = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+        let storage = self.image.storage();
+        storage
+            .zero(offset, length, may_free)
+            .map_err(host("write zeroes"))
     }
 
     /// The bytes of a range.
@@ -268,45 +253,17 @@ impl Requests {
         Ok((self.place(sector, length)?, length))
     }
 
-    /// fallocate(2), the size of the file kept.
-    fn allocate(&self, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
-        if length == 0 {
-            return Ok(());
-        }
-        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
-        // Both are within the file, so they fit its own type for offsets.
-        let (offset, length) = (offset as libc::off_t, length as libc::off_t);
-        let fd = self.image.file().as_raw_fd();
-        // SAFETY: the call takes no pointers.
-        match unsafe { libc::fallocate(fd, mode, offset, length) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    fn write_zero_bytes(&self, offset: u64, length: u64) -> io::Result<()> {
-        let zeroes = [0; ZEROES];
-        let mut done = 0;
-        while done < length {
-            let count = (length - done).min(ZEROES as u64);
-            let bytes = &zeroes[..count as usize];
-            self.image.file().write_all_at(bytes, offset + done)?;
-            done += count;
-        }
-        Ok(())
-    }
-
-    /// What the driver is told of a failure. A person is told of what the host refuses, once for
-    /// each kind of refusal in a row.
+    /// What the driver is told of a failure. A person is told of what the host refuses, once.
     fn outcome(&mut self, failure: Failure) -> Outcome {
         match failure {
-            Failure::Invalid => Outcome::Error,
+            Failure::Invalid | Failure::Lost => Outcome::Error,
             Failure::Unsupported => Outcome::Unsupported,
             Failure::Host { what, source } => {
-                let number = Some(source.raw_os_error().unwrap_or_default());
-                if mem::replace(&mut self.reported, number) != number {
+                let refusal = (what, source.raw_os_error().unwrap_or_default());
+                if !self.told.contains(&refusal) {
+                    self.told.push(refusal);
                     let path = self.image.path().display();
-                    let hint = hint(&source);
+                    let hint = hint(what, &source);
                     eprintln!("minivmm: disk {path}: cannot {what}: {source}{hint}");
                 }
                 Outcome::Error
@@ -315,24 +272,24 @@ impl Requests {
     }
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(what: &str, error: &io::Error) -> &'static str {
     match (error.kind(), error.raw_os_error()) {
+        _ if what == SYNC => {
+            "; what the guest wrote since its last flush may be lost, and it sees I/O errors until \
+             the machine is started again"
+        }
         (io::ErrorKind::StorageFull, _) | (_, Some(libc::EDQUOT)) => {
             "; the guest sees an I/O error until there is room where the image is"
+        }
+        (_, Some(libc::EFBIG)) => {
+            "; files may not be as long as the image here (ulimit -f), and the guest sees an I/O \
+             error"
         }
         (io::ErrorKind::UnexpectedEof, _) => {
             "; the image has become shorter than it was, and the guest sees an I/O error"
         }
         _ => "; the guest sees an I/O error",
     }
-}
-
-/// Whether the file system cannot do it at all.
-fn cannot(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV)
-    )
 }
 
 /// `pieces` before and after their first `count` bytes; `None` if they are fewer.

@@ -41,7 +41,7 @@ fn header(kind: u32, sector: u64) -> [u8; 16] {
 }
 
 /// A request with its data; its status.
-fn out(rig: &mut Rig, kind: u32, sector: u64, data: &[u8]) -> u8 {
+pub(super) fn out(rig: &mut Rig, kind: u32, sector: u64, data: &[u8]) -> u8 {
     let header = header(kind, sector);
     let buffers = [Buffer::Out(&header), Buffer::Out(data), Buffer::In(1)];
     let (written, status) = rig.request(0, &buffers);
@@ -50,7 +50,7 @@ fn out(rig: &mut Rig, kind: u32, sector: u64, data: &[u8]) -> u8 {
 }
 
 /// A request for data; them, or its status.
-fn read(rig: &mut Rig, kind: u32, sector: u64, length: usize) -> Result<Vec<u8>, u8> {
+pub(super) fn read(rig: &mut Rig, kind: u32, sector: u64, length: usize) -> Result<Vec<u8>, u8> {
     let header = header(kind, sector);
     let buffers = [Buffer::Out(&header), Buffer::In(length), Buffer::In(1)];
     let (written, mut bytes) = rig.request(0, &buffers);
@@ -66,7 +66,7 @@ fn read(rig: &mut Rig, kind: u32, sector: u64, length: usize) -> Result<Vec<u8>,
     }
 }
 
-fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+pub(super) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [
         &sector.to_le_bytes()[..],
         &sectors.to_le_bytes(),
