@@ -31,6 +31,8 @@ pub struct Source<'a> {
     pub cmdline: Option<&'a str>,
     /// How to enter the kernel.
     pub protocol: BootProtocol,
+    /// The console it uses unless the user says otherwise.
+    pub console: &'a str,
 }
 
 /// Loads a kernel, its RAM disk, its parameters and the ACPI tables for its `hardware`, and
@@ -57,7 +59,7 @@ pub fn load(
         .transpose()?;
 
     let limit = usize::try_from(kernel.header.cmdline_size).unwrap_or(usize::MAX);
-    let cmdline = params::cmdline(hardware.pci, source.cmdline, limit)?;
+    let cmdline = params::cmdline(source.console, hardware.pci, source.cmdline, limit)?;
     write(memory, "the kernel parameters", layout::CMDLINE, &cmdline)?;
     let rsdp = acpi::write_tables(memory, hardware)?;
     let map = MemoryMap::of(ram);

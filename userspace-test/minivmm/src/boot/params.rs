@@ -13,7 +13,7 @@ use super::Error;
 /// Parameters that describe every machine: a TSC to be trusted, a reset through the keyboard
 /// controller, and port 0x80 not there to wait on. After a panic the guest resets too, and asks for
 /// a warm start to tell it from a reboot ([`super::linux::has_panicked`]).
-const MACHINE: &str = "console=ttyS0 tsc=reliable io_delay=none reboot=k,panic_warm panic=-1";
+const MACHINE: &str = "tsc=reliable io_delay=none reboot=k,panic_warm panic=-1";
 
 /// A machine without a PCI bus.
 const NO_PCI: &str = " pci=off";
@@ -21,14 +21,20 @@ const NO_PCI: &str = " pci=off";
 /// `type_of_loader`: one without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
 
-/// The whole parameter line: those of the machine, with or without a PCI bus, then the user's, with a NUL at the end. Linux
-/// lets a later parameter win over an earlier one.
+/// The whole parameter line: the machine's `console` and its other parameters, with or without a
+/// PCI bus, then the user's, with a NUL at the end. Linux lets a later parameter win over an earlier
+/// one.
 ///
 /// # Errors
 ///
 /// [`Error::CmdlineTooLong`] if it is longer than `limit` bytes without its NUL.
-pub fn cmdline(pci: bool, user: Option<&str>, limit: usize) -> Result<Vec<u8>, Error> {
-    let mut line = String::from(MACHINE);
+pub fn cmdline(
+    console: &str,
+    pci: bool,
+    user: Option<&str>,
+    limit: usize,
+) -> Result<Vec<u8>, Error> {
+    let mut line = format!("console={console} {MACHINE}");
     if !pci {
         line.push_str(NO_PCI);
     }
@@ -96,13 +102,17 @@ mod tests {
     #[test]
     fn the_parameters_of_the_user_come_last() {
         let line =
-            String::from_utf8(cmdline(false, Some(" quiet "), 2048).expect("short")).expect("text");
+            String::from_utf8(cmdline("ttyS0", false, Some(" quiet "), 2048).expect("short"))
+                .expect("text");
         assert!(
             line.starts_with("console=ttyS0 ") && line.ends_with(" quiet\0"),
             "{line:?}"
         );
-        let bare = cmdline(false, None, 2048).expect("short");
-        assert_eq!(cmdline(false, Some("  "), 2048).expect("short"), bare);
+        let bare = cmdline("ttyS0", false, None, 2048).expect("short");
+        assert_eq!(
+            cmdline("ttyS0", false, Some("  "), 2048).expect("short"),
+            bare
+        );
     }
 
     #[test]
@@ -113,10 +123,10 @@ mod tests {
 
     #[test]
     fn too_long_a_line_is_refused_at_the_kernels_limit() {
-        let room = 255 - MACHINE.len() - 1;
-        assert!(cmdline(true, Some(&"x".repeat(room)), 255).is_ok());
+        let room = 255 - "console=ttyS0 ".len() - MACHINE.len() - 1;
+        assert!(cmdline("ttyS0", true, Some(&"x".repeat(room)), 255).is_ok());
         assert!(matches!(
-            cmdline(true, Some(&"x".repeat(room + 1)), 255),
+            cmdline("ttyS0", true, Some(&"x".repeat(room + 1)), 255),
             Err(Error::CmdlineTooLong {
                 length: 256,
                 limit: 255

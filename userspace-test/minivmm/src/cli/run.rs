@@ -22,8 +22,9 @@ The file of --config has the same names as the options, without the dashes:
   cpus = 2                             read-only = false
   memory = 512
   virtio = \"pci\"                     [[net]]
-  rng = true                           user = true
-                                       forward = [\"2222:22\"]
+  console = \"virtio\"                 user = true
+  rng = true                           forward = [\"2222:22\"]
+
   [vsock]
   cid = 3                              [[net]]
   socket = \"vsock\"                   tap = \"tap0\"
@@ -73,7 +74,8 @@ mod tests {
     use super::super::{Cli, Command};
     use super::*;
     use crate::description::{
-        BootProtocol, Disk, FlatMode, Forward, Guest, IrqchipMode, Net, NetBackend, Transport,
+        BootProtocol, ConsoleKind, Disk, FlatMode, Forward, Guest, IrqchipMode, Net, NetBackend,
+        Transport,
     };
 
     fn parse(arguments: &[&str]) -> Result<Box<RunArgs>, clap::Error> {
@@ -107,6 +109,7 @@ mod tests {
             "--boot=pvh",
             "--pin=0,3",
             "--virtio=mmio",
+            "--console=virtio",
             "--disk=root.img",
             "--disk=a,b,ro",
             "--net=user,forward=2222:22,forward=80:8080",
@@ -130,6 +133,7 @@ mod tests {
         assert_eq!(machine.irqchip, IrqchipMode::Split);
         assert_eq!(machine.pin, [0, 3]);
         assert_eq!(machine.virtio, Transport::Mmio);
+        assert_eq!(machine.console, ConsoleKind::Virtio);
         let disk = |path: &str, read_only| Disk {
             path: path.into(),
             read_only,
@@ -156,6 +160,12 @@ mod tests {
     }
 
     #[test]
+    fn the_console_is_the_serial_port() {
+        let machine = machine(&["--kernel", "a"]);
+        assert_eq!(machine.console, ConsoleKind::Serial);
+    }
+
+    #[test]
     fn the_controllers_are_kvm_s_but_for_raw_code() {
         let linux = machine(&["--kernel", "a"]);
         assert_eq!(linux.irqchip, IrqchipMode::Kernel);
@@ -176,6 +186,7 @@ mod tests {
             ("--boot", "uefi"),
             ("--pin", "0,one"),
             ("--virtio", "isa"),
+            ("--console", "vga"),
         ] {
             let error = refused(&["--kernel", "a", option, value]).kind();
             assert!(

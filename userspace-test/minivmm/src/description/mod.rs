@@ -110,6 +110,8 @@ pub struct Description {
     pub balloon: Option<u32>,
     /// The socket device.
     pub vsock: Option<Vsock>,
+    /// Which console is the guest's main one.
+    pub console: ConsoleKind,
     /// Whether lines of the guest's console begin with the time.
     pub stamp: bool,
     /// Whether to print each exit.
@@ -155,6 +157,26 @@ pub enum IrqchipMode {
     Split,
     /// All in minivmm
     User,
+}
+
+/// The console that what is typed goes to, and that Linux uses unless told otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleKind {
+    /// The first serial port (ttyS0)
+    Serial,
+    /// A virtio console (hvc0); what goes to the serial port is shown as well
+    Virtio,
+}
+
+impl ConsoleKind {
+    /// What Linux calls it.
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Serial => "ttyS0",
+            Self::Virtio => "hvc0",
+        }
+    }
 }
 
 /// How Linux is entered.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 use vm_memory::GuestAddress;
 
 use super::{
-    BootProtocol, Description, Disk, Error, FlatMode, Guest, IrqchipMode, Net, Transport, Vsock,
-    BOOT_SECTOR, CPUS, MAX_CPUS, MAX_MEMORY, MEMORY,
+    BootProtocol, ConsoleKind, Description, Disk, Error, FlatMode, Guest, IrqchipMode, Net,
+    Transport, Vsock, BOOT_SECTOR, CPUS, MAX_CPUS, MAX_MEMORY, MEMORY,
 };
 use crate::cli::address;
 
@@ -105,6 +105,10 @@ pub struct Options {
     #[arg(long, value_name = "CID[,socket=PATH]")]
     pub vsock: Option<Vsock>,
 
+    /// The guest's console [default: serial]
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleKind>,
+
     /// Begin each line of the guest's console with the host's time since the start, in seconds
     #[arg(long, value_name = "BOOL", hide_possible_values = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -162,6 +166,7 @@ impl Options {
             rng: self.rng.or(file.rng),
             balloon: self.balloon.or(file.balloon),
             vsock: self.vsock.or(file.vsock),
+            console: self.console.or(file.console),
             stamp: self.stamp.or(file.stamp),
             trace: self.trace.or(file.trace),
             stats: self.stats.or(file.stats),
@@ -201,6 +206,7 @@ impl Options {
             virtio: self.virtio.unwrap_or(Transport::Pci),
             rng: self.rng.unwrap_or(false),
             balloon: self.balloon,
+            console: self.console.unwrap_or(ConsoleKind::Serial),
             stamp: self.stamp.unwrap_or(false),
             trace: self.trace.unwrap_or(false),
             stats: self.stats.unwrap_or(false),

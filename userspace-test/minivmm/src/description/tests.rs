@@ -38,6 +38,7 @@ fn the_file_says_what_options_say() {
         irqchip = "split"
         pin = [0, 1]
         virtio = "mmio"
+        console = "virtio"
         rng = true
         balloon = 64
         stamp = true
@@ -80,6 +81,7 @@ fn the_file_says_what_options_say() {
             irqchip: IrqchipMode::Split,
             pin: vec![0, 1],
             virtio: Transport::Mmio,
+            console: ConsoleKind::Virtio,
             disks: vec![
                 Disk {
                     path: directory.join("root.img"),

@@ -11,6 +11,7 @@ pub mod serial;
 pub mod virtio;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arch::pit::{self, Pit};
@@ -21,6 +22,7 @@ use pci::PciBus;
 use power::Pm1;
 pub use reset::Reset;
 use serial::Com1;
+use virtio::console::Input;
 use virtio::MmioBus;
 
 /// Interrupt line of the timer's channel 0.
@@ -45,6 +47,8 @@ pub struct Board {
     pit: Option<Pit>,
     cmos: Cmos,
     com1: Com1,
+    /// Where what is typed goes instead of to the serial port.
+    input: Option<Arc<Input>>,
     pm1: Pm1,
     virtio: Option<MmioBus>,
     pci: Option<PciBus>,
@@ -64,6 +68,7 @@ impl Board {
             irqchip,
             cmos: Cmos::new(),
             com1: Com1::new(),
+            input: None,
             pm1: Pm1::default(),
             virtio: None,
             pci: None,
@@ -82,6 +87,11 @@ impl Board {
     /// Puts a PCI bus on the board.
     pub fn add_pci(&mut self, bus: PciBus) {
         self.pci = Some(bus);
+    }
+
+    /// What is typed goes to a virtio console from now on.
+    pub fn type_into(&mut self, input: Arc<Input>) {
+        self.input = Some(input);
     }
 
     /// IN: fills `data` from `port`, with one or more accesses of `width` bytes each.
@@ -169,7 +179,10 @@ impl Board {
 
     /// Sends typed bytes to the guest's console.
     pub fn type_in(&mut self, bytes: &[u8]) {
-        self.com1.type_in(bytes);
+        match &self.input {
+            Some(input) => input.type_in(bytes),
+            None => self.com1.type_in(bytes),
+        }
         self.wire();
     }
 
@@ -182,7 +195,8 @@ impl Board {
 
     /// How many bytes [`Self::type_in`] takes now without losing any.
     pub fn typing_room(&self) -> usize {
-        self.com1.room()
+        let input = self.input.as_ref();
+        input.map_or_else(|| self.com1.room(), |input| input.room())
     }
 
     /// What the guest wrote to its console since this was last called.

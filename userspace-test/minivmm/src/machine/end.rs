@@ -53,7 +53,7 @@ pub fn from_outside(cause: Cause) -> ExitCode {
             let number = u8::try_from(number).unwrap_or_default();
             ExitCode::from(SIGNALLED + number)
         }
-        Cause::Keys | Cause::Guest => {
+        Cause::Keys | Cause::Guest | Cause::Console => {
             eprintln!("minivmm: ended from the keyboard");
             ExitCode::SUCCESS
         }

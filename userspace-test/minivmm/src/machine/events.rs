@@ -28,6 +28,8 @@ pub enum Cause {
     Keys,
     /// A signal; its number.
     Signal(libc::c_int),
+    /// Nobody reads the guest's console any more.
+    Console,
 }
 
 /// Waits for events and passes them on.
@@ -107,9 +109,10 @@ impl<'a> Events<'a> {
             Some(self.signals.as_raw_fd()),
             Some(self.shared.timer()),
             Some(self.shared.lines()),
+            Some(self.shared.console_lost().as_raw_fd()),
             input,
         ];
-        let [ended, signal, timer, lines, input] = poll::readable(fds, timeout)?;
+        let [ended, signal, timer, lines, console, input] = poll::readable(fds, timeout)?;
         if ended {
             return Ok(Some(Cause::Guest));
         }
@@ -117,6 +120,9 @@ impl<'a> Events<'a> {
             if let Some(cause) = self.take_signal()? {
                 return Ok(Some(cause));
             }
+        }
+        if console {
+            return Ok(Some(Cause::Console));
         }
         if left.is_some_and(|left| left.is_zero()) {
             let signal = self.shutdown.take().expect("it has a deadline").signal;

@@ -13,6 +13,7 @@ pub mod vm;
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use kvm_ioctls::VcpuFd;
@@ -28,6 +29,7 @@ use crate::vcpu::{Dump, Kick};
 use cpu::{Cpu, End};
 use events::{Cause, Events};
 use shared::Shared;
+use virtio::Ends;
 use vm::{Config, Vm};
 
 /// Why a machine could not run.
@@ -84,9 +86,11 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
         .iter()
         .map(state_of)
         .collect::<Result<Vec<_>, _>>()?;
-    let devices = virtio::devices(machine)?;
+    let console = Console::new(machine.stamp).map_err(system("open standard output"))?;
+    let ends = Ends::new(machine, Arc::new(console)).map_err(Error::Virtio)?;
+    let devices = virtio::devices(machine, &ends)?;
     let hardware = virtio::hardware(machine, &devices);
-    load(&vm, &machine.guest, hardware, &resets[0])?;
+    load(&vm, machine, hardware, &resets[0])?;
 
     // Before any other thread starts, so that none gets the signals.
     let mut signals = Signals::new().map_err(system("receive signals"))?;
@@ -94,8 +98,11 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
     let ended = drive(
         &mut vm,
         machine,
-        devices,
-        resets,
+        Parts {
+            devices,
+            ends: &ends,
+            resets,
+        },
         &mut signals,
         terminal.as_ref(),
     );
@@ -116,10 +123,17 @@ pub fn run(machine: &Description) -> Result<ExitCode, Error> {
             }
             return Err(error.into());
         }
+        Ended::FromOutside(Cause::Console) => {
+            let error = ends
+                .output
+                .take_error()
+                .unwrap_or(io::ErrorKind::Other.into());
+            return Err(cpu::Error::Console(error).into());
+        }
         Ended::FromOutside(cause) => end::from_outside(cause),
     };
     if machine.stats {
-        eprint!("{}", Summary::new(exits, &vm.vcpus));
+        eprint!("{}", Summary::new(exits, &vm.vcpus, ends.memory.as_ref()));
     }
     Ok(status)
 }
@@ -131,9 +145,14 @@ fn state_of(vcpu: &VcpuFd) -> Result<CpuState, Error> {
     })
 }
 
-fn load(vm: &Vm, guest: &Guest, hardware: acpi::Hardware, reset: &CpuState) -> Result<(), Error> {
+fn load(
+    vm: &Vm,
+    machine: &Description,
+    hardware: acpi::Hardware,
+    reset: &CpuState,
+) -> Result<(), Error> {
     let (memory, reset) = (&vm.memory, reset.sregs);
-    let state = match guest {
+    let state = match &machine.guest {
         Guest::Linux {
             kernel,
             initrd,
@@ -145,6 +164,7 @@ fn load(vm: &Vm, guest: &Guest, hardware: acpi::Hardware, reset: &CpuState) -> R
                 initrd: initrd.as_deref(),
                 cmdline: cmdline.as_deref(),
                 protocol: *boot,
+                console: machine.console.device(),
             };
             linux::load(memory, &vm.ram, &source, hardware, reset)?
         }
@@ -166,19 +186,25 @@ enum Ended {
     FromOutside(Cause),
 }
 
+/// What goes into a machine besides its [`Vm`].
+struct Parts<'a> {
+    devices: Vec<Box<dyn VirtioDevice>>,
+    ends: &'a Ends,
+    /// Of each vCPU.
+    resets: Vec<CpuState>,
+}
+
 /// Runs each vCPU on a thread of its own and passes events on to them from this one. None of the
 /// threads is left when this returns.
 fn drive(
     vm: &mut Vm,
     machine: &Description,
-    devices: Vec<Box<dyn VirtioDevice>>,
-    resets: Vec<CpuState>,
+    parts: Parts<'_>,
     signals: &mut Signals,
     terminal: Option<&RawMode>,
 ) -> Result<(Ended, Tally), Error> {
     let irqchip = Irqchip::new(machine.irqchip, &vm.vm, machine.cpus);
     let served: Vec<_> = (0..vm.vcpus.len()).map(|cpu| irqchip.serves(cpu)).collect();
-    let console = Console::new(machine.stamp).map_err(system("open standard output"))?;
     let kicks = vm
         .vcpus
         .iter_mut()
@@ -188,14 +214,17 @@ fn drive(
         .map_err(system("handle SIGRTMIN"))?;
     let lines = Lines::new().map_err(Error::Virtio)?;
     let mut board = Board::new(irqchip);
-    virtio::attach(devices, vm, machine, &lines, &mut board).map_err(Error::Virtio)?;
-    let shared =
-        Shared::new(board, lines, kicks, console).map_err(system("make the machine's timer"))?;
+    virtio::attach(parts.devices, vm, machine, &lines, &mut board).map_err(Error::Virtio)?;
+    if let Some(input) = &parts.ends.input {
+        board.type_into(Arc::clone(input));
+    }
+    let shared = Shared::new(board, lines, kicks, Arc::clone(&parts.ends.output))
+        .map_err(system("make the machine's timer"))?;
 
     thread::scope(|scope| {
         let mut threads = Vec::new();
         let mut cause = Ok(Cause::Guest);
-        for (id, (vcpu, reset)) in vm.vcpus.iter_mut().zip(resets).enumerate() {
+        for (id, (vcpu, reset)) in vm.vcpus.iter_mut().zip(parts.resets).enumerate() {
             let cpu = Cpu {
                 id,
                 vcpu,

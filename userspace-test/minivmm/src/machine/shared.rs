@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
@@ -88,7 +88,7 @@ pub struct Shared {
     wake: Vec<Condvar>,
     /// Of each vCPU: how to get it out of KVM_RUN.
     kicks: Vec<Kick>,
-    console: Mutex<Console>,
+    console: Arc<Console>,
     over: AtomicBool,
     ended: EventFd,
     all_ended: Condvar,
@@ -103,7 +103,12 @@ impl Shared {
     /// # Errors
     ///
     /// What the system says when it refuses a descriptor.
-    pub fn new(board: Board, lines: Lines, kicks: Vec<Kick>, console: Console) -> io::Result<Self> {
+    pub fn new(
+        board: Board,
+        lines: Lines,
+        kicks: Vec<Kick>,
+        console: Arc<Console>,
+    ) -> io::Result<Self> {
         let timer = TimerFd::new().map_err(io::Error::from)?;
         Ok(Self {
             timer: timer.as_raw_fd(),
@@ -119,7 +124,7 @@ impl Shared {
             }),
             wake: kicks.iter().map(|_| Condvar::new()).collect(),
             kicks,
-            console: Mutex::new(console),
+            console,
             over: AtomicBool::new(false),
             ended: EventFd::new(EFD_NONBLOCK)?,
             all_ended: Condvar::new(),
@@ -251,11 +256,12 @@ impl Shared {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut console = self
-            .console
-            .lock()
-            .expect("a thread of minivmm has panicked");
-        console.write(bytes, || self.is_over())
+        self.console.write(bytes)
+    }
+
+    /// Becomes readable when a device's thread has found the console's reader gone.
+    pub fn console_lost(&self) -> &EventFd {
+        self.console.lost()
     }
 
     /// How many bytes can be typed ahead of the guest without losing any.
@@ -319,6 +325,7 @@ impl Shared {
             .lock()
             .unwrap_or_else(|broken| broken.into_inner());
         self.over.store(true, Ordering::SeqCst);
+        self.console.end();
         while state.running > 0 {
             self.wake.iter().for_each(Condvar::notify_all);
             self.kicks.iter().for_each(Kick::kick);

@@ -8,25 +8,54 @@ use std::sync::Arc;
 use super::vm::Vm;
 use super::Error;
 use crate::boot::acpi;
-use crate::description::{Description, IrqchipMode, NetBackend, Transport};
+use crate::description::{ConsoleKind, Description, IrqchipMode, NetBackend, Transport};
 use crate::devices::irqchip::FIRST_MESSAGE;
 use crate::devices::pci::{self, Function, PciBus};
 use crate::devices::virtio::backend::{Backend, KvmBackend};
+use crate::devices::virtio::balloon::Statistics;
 use crate::devices::virtio::block::Image;
+use crate::devices::virtio::console::{Input, Size};
 use crate::devices::virtio::net::{Net, Passt, Tap};
 use crate::devices::virtio::pci::{vectors_of, Interrupts};
 use crate::devices::virtio::vsock::{Listener, Vsock};
 use crate::devices::virtio::{
-    Balloon, Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci,
+    Balloon, Block, Console, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci,
 };
 use crate::devices::Board;
+use crate::terminal;
 
-/// The devices, connected to nothing yet.
+/// What devices share with the machine around them.
+pub struct Ends {
+    /// Where what is typed goes, if there is a virtio console.
+    pub input: Option<Arc<Input>>,
+    /// Where what the guest sends to that goes.
+    pub output: Arc<terminal::Console>,
+    /// Where what the guest says of its memory goes, if it is asked.
+    pub memory: Option<Statistics>,
+}
+
+impl Ends {
+    /// Those of a `machine` whose consoles go to `output`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it refuses a descriptor.
+    pub fn new(machine: &Description, output: Arc<terminal::Console>) -> io::Result<Self> {
+        let input = (machine.console == ConsoleKind::Virtio).then(Input::new);
+        Ok(Self {
+            input: input.transpose()?.map(Arc::new),
+            output,
+            memory: machine.stats.then(Statistics::default),
+        })
+    }
+}
+
+/// The devices, connected to nothing but these `ends` yet.
 ///
 /// # Errors
 ///
 /// Why one of them cannot be had.
-pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
+pub fn devices(machine: &Description, ends: &Ends) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for disk in &machine.disks {
         let image = Image::open(&disk.path, disk.read_only)?;
@@ -46,7 +75,16 @@ pub fn devices(machine: &Description) -> Result<Vec<Box<dyn VirtioDevice>>, Erro
         devices.push(Box::new(Rng::default()));
     }
     if let Some(mib) = machine.balloon {
-        devices.push(Box::new(Balloon::new(mib)));
+        devices.push(Box::new(Balloon::new(mib, ends.memory.clone())));
+    }
+    if let Some(input) = &ends.input {
+        let output = Arc::clone(&ends.output);
+        let size = terminal::size().map(|(columns, rows)| Size { columns, rows });
+        devices.push(Box::new(Console::new(
+            Arc::clone(input),
+            Arc::new(move |bytes: &[u8]| output.write_unsignalled(bytes)),
+            size,
+        )));
     }
     Ok(devices)
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use kvm_ioctls::VcpuFd;
 
+use crate::devices::virtio::balloon;
 use crate::vcpu::exit::{Direction, Exit};
 
 pub use binary::Statistic;
@@ -72,14 +73,18 @@ impl Tally {
 pub struct Summary {
     exits: Tally,
     kvm: Vec<Statistic>,
+    /// What the guest has last said of its memory.
+    memory: Vec<(&'static str, u64)>,
 }
 
 impl Summary {
-    /// What minivmm has counted, and what KVM has, if it says.
-    pub fn new(exits: Tally, vcpus: &[VcpuFd]) -> Self {
+    /// What minivmm has counted, what KVM has, if it says, and what the guest has said of its memory
+    /// by a balloon, if there is one.
+    pub fn new(exits: Tally, vcpus: &[VcpuFd], memory: Option<&balloon::Statistics>) -> Self {
         Self {
             exits,
             kvm: binary::read(vcpus),
+            memory: memory.map(balloon::Statistics::list).unwrap_or_default(),
         }
     }
 }
@@ -94,11 +99,18 @@ impl fmt::Display for Summary {
             }
         }
         if self.kvm.is_empty() {
-            return writeln!(f, "KVM counts nothing here");
+            writeln!(f, "KVM counts nothing here")?;
+        } else {
+            writeln!(f, "counted by KVM, all vCPUs together")?;
         }
-        writeln!(f, "counted by KVM, all vCPUs together")?;
         for statistic in self.kvm.iter().filter(|statistic| statistic.value > 0) {
             writeln!(f, "  {:<36} {:>12}", statistic.name, statistic.value)?;
+        }
+        if !self.memory.is_empty() {
+            writeln!(f, "the guest's memory, as it has last said")?;
+        }
+        for (name, value) in &self.memory {
+            writeln!(f, "  {name:<36} {value:>12}")?;
         }
         Ok(())
     }
@@ -142,7 +154,8 @@ mod tests {
             },
         ];
         let exits = twice;
-        let text = Summary { exits, kvm }.to_string();
+        let memory = vec![("free, bytes", 4096)];
+        let text = Summary { exits, kvm, memory }.to_string();
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())
@@ -157,6 +170,10 @@ mod tests {
                 vec!["other", "2"],
                 "counted by KVM, all vCPUs together".split(' ').collect(),
                 vec!["exits", "7"],
+                "the guest's memory, as it has last said"
+                    .split(' ')
+                    .collect(),
+                vec!["free,", "bytes", "4096"],
             ]
         );
     }

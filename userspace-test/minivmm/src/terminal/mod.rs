@@ -10,5 +10,5 @@ mod signals;
 
 pub use console::Console;
 pub use escape::Escape;
-pub use raw::RawMode;
+pub use raw::{size, RawMode};
 pub use signals::{Signal, Signals};

@@ -64,6 +64,16 @@ impl Drop for RawMode {
     }
 }
 
+/// Columns and rows of standard output, if it is a terminal that says.
+pub fn size() -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: the pointer is valid for a winsize to be written to.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) };
+    // SAFETY: all zeroes are a winsize too.
+    let size = unsafe { size.assume_init() };
+    (result == 0 && size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
+}
+
 fn restore() {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(before) = before {

@@ -95,6 +95,7 @@ fn boot_by(
         initrd: initrd.as_ref().map(TempFile::as_path),
         cmdline: Some("quiet"),
         protocol,
+        console: "ttyS0",
     };
     let hardware = acpi::Hardware {
         cpus: 2,

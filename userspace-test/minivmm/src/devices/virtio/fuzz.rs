@@ -14,7 +14,9 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::backend::{Backend, Doorbell};
+use super::balloon::Statistics;
 use super::block::Image;
+use super::console::{Console, Input, Size};
 use super::pci::Interrupts;
 use super::worker::inline;
 use super::{Balloon, Block, Lineage, Lines, MmioBus, Rng, VirtioDevice, VirtioPci};
@@ -102,6 +104,11 @@ impl Orders<'_> {
     }
 }
 
+/// How many devices there are.
+const DEVICES: u8 = 4;
+/// Queues of each.
+const QUEUES: [u16; DEVICES as usize] = [1, 1, 4, 2];
+
 /// A machine of nothing but its board.
 struct Machine {
     board: Board,
@@ -112,7 +119,7 @@ struct Machine {
 
 /// Guest-physical address of a device's registers.
 fn registers(pci: bool, device: u8) -> u64 {
-    let device = u64::from(device % 3);
+    let device = u64::from(device % DEVICES);
     if pci {
         pci::WINDOW + virtio::pci::LENGTH * (device + 1)
     } else {
@@ -138,10 +145,18 @@ impl Machine {
         let memory = Arc::new(memory);
         let lines = Lines::new().expect("an eventfd");
         let mut board = Board::new(Irqchip::user(1));
+        let input = Arc::new(Input::new().expect("an eventfd"));
+        let size = Some(Size {
+            columns: 80,
+            rows: 25,
+        });
+        let console = Console::new(Arc::clone(&input), Arc::new(|_: &[u8]| Ok(())), size);
+        board.type_into(input);
         let devices: Vec<Box<dyn VirtioDevice>> = vec![
             Box::new(Block::new(blank_disk())),
             Box::new(Rng::default()),
-            Box::new(Balloon::new(1)),
+            Box::new(Balloon::new(1, Some(Statistics::default()))),
+            Box::new(console),
         ];
         let backend: Arc<dyn Backend> = Arc::new(Nowhere);
         if pci {
@@ -184,12 +199,9 @@ impl Machine {
     /// Sets a device up as a driver should, with the features it likes.
     fn start(&mut self, device: u8, features: u32) {
         let base = registers(self.pci, device);
-        let queues: u16 = match device % 3 {
-            2 => 3,
-            _ => 1,
-        };
+        let queues = QUEUES[usize::from(device % DEVICES)];
         if self.pci {
-            self.config(device % 3 + 1, 4, &[6, 0]);
+            self.config(device % DEVICES + 1, 4, &[6, 0]);
             self.store(base + 0x14, &[0]);
             self.store(base + 0x14, &[3]);
             for (select, half) in [(0u32, features), (1, 1)] {
@@ -266,9 +278,9 @@ impl Machine {
     }
 
     fn step(&mut self, bytes: &mut Orders<'_>) {
-        match bytes.u8() % 10 {
+        match bytes.u8() % 11 {
             0 => {
-                let (slot, offset) = (bytes.u8() % 5, bytes.u8());
+                let (slot, offset) = (bytes.u8() % (DEVICES + 2), bytes.u8());
                 let data = bytes.access();
                 let fits = usize::from(offset & 3) + data.len() <= 4;
                 if fits {
@@ -313,10 +325,11 @@ impl Machine {
                 let (device, queue, head) = (bytes.u8(), bytes.u8() % 3, bytes.u8() % 10);
                 self.give(device, queue.into(), head.into());
             }
-            _ => {
+            9 => {
                 let (device, queue) = (bytes.u8(), bytes.u16());
                 self.ring(device, queue);
             }
+            _ => self.board.type_in(&bytes.take::<4>()),
         }
         inline::run();
         self.lines.clear();

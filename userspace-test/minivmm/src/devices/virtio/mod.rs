@@ -13,8 +13,9 @@
 //! | queues | the device's own thread ([`worker`]), from activation to reset | yes |
 
 pub mod backend;
-mod balloon;
+pub mod balloon;
 pub mod block;
+pub mod console;
 mod driver;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
@@ -36,6 +37,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub use balloon::Balloon;
 pub use block::Block;
+pub use console::Console;
 pub use interrupt::{Interrupt, Line, Lines};
 pub use mmio::{Lineage, MmioBus};
 pub use pci::VirtioPci;

@@ -15,7 +15,7 @@ const ONE_SHOT: u8 = 0x38;
 
 fn shared() -> Shared {
     let board = Board::new(Irqchip::user(1));
-    let console = Console::new(false).expect("standard output");
+    let console = Arc::new(Console::new(false).expect("standard output"));
     let lines = Lines::new().expect("eventfd");
     Shared::new(board, lines, Vec::new(), console).expect("descriptors")
 }
