@@ -23,7 +23,7 @@ use power::Pm1;
 pub use reset::Reset;
 use serial::Com1;
 use virtio::console::Input;
-use virtio::MmioBus;
+use virtio::{MmioBus, Stopper};
 
 /// Interrupt line of the timer's channel 0.
 const IRQ_TIMER: u8 = 0;
@@ -154,6 +154,25 @@ impl Board {
         if !virtio.is_some_and(|bus| bus.write(address, data)) {
             self.irqchip.write(cpu, address, data, now);
         }
+    }
+
+    /// What the reset of a device waits for that an access was since this was last called, if one
+    /// was. Whoever has it is to wait with the board left to others, and then to
+    /// [`Self::finish_resets`].
+    pub fn take_stopper(&mut self) -> Option<Stopper> {
+        let pci = self.pci.as_mut().and_then(PciBus::take_stopper);
+        pci.or_else(|| self.virtio.as_mut().and_then(MmioBus::take_stopper))
+    }
+
+    /// Finishes the resets of devices whose waits are over.
+    pub fn finish_resets(&mut self) {
+        if let Some(bus) = &mut self.pci {
+            bus.finish_resets();
+        }
+        if let Some(bus) = &mut self.virtio {
+            bus.finish_resets();
+        }
+        self.move_pci_lines();
     }
 
     /// Carries what virtio devices have done to their interrupt lines to the interrupt controllers.

@@ -141,7 +141,9 @@ impl Shared {
     }
 
     /// Works on the devices. vCPUs that have something to attend to afterwards are told, but for
-    /// `by`, the caller's own, which looks by itself before it runs the guest again.
+    /// `by`, the caller's own, which looks by itself before it runs the guest again. Where the work
+    /// is the reset of a device that has a thread, this waits for the thread, while others work on
+    /// the other devices.
     ///
     /// # Errors
     ///
@@ -153,6 +155,12 @@ impl Shared {
     ) -> io::Result<R> {
         let mut state = self.lock();
         let result = work(&mut state.board);
+        if let Some(stopper) = state.board.take_stopper() {
+            drop(state);
+            stopper.wait();
+            state = self.lock();
+            state.board.finish_resets();
+        }
         state.arm_timer()?;
         self.tell(&mut state, by);
         Ok(result)

@@ -8,6 +8,7 @@ pub mod msix;
 
 use std::ops::RangeInclusive;
 
+use super::virtio::Stopper;
 use config::ConfigSpace;
 
 /// The address and the data register of the configuration mechanism.
@@ -48,6 +49,13 @@ pub trait Function: Send {
     fn read(&mut self, address: u64, data: &mut [u8]) -> bool;
     /// A store to memory; false if it is not the function's.
     fn write(&mut self, address: u64, data: &[u8]) -> bool;
+    /// What a reset of the function's waits for; once for each. When the wait is over, it is to be
+    /// finished.
+    fn take_stopper(&mut self) -> Option<Stopper> {
+        None
+    }
+    /// Finishes a reset, if its wait is over.
+    fn finish_reset(&mut self) {}
     /// Whether it asks for an interrupt by its line.
     fn wants_line(&self) -> bool;
 }
@@ -58,6 +66,7 @@ pub struct PciBus {
     bridge: ConfigSpace,
     /// In the slots from 1 on.
     functions: Vec<Box<dyn Function>>,
+    stopper: Option<Stopper>,
 }
 
 impl PciBus {
@@ -70,6 +79,7 @@ impl PciBus {
             address: 0,
             bridge,
             functions,
+            stopper: None,
         }
     }
 
@@ -100,7 +110,10 @@ impl PciBus {
                 .map(|index| self.functions.get_mut(index))
             {
                 None => self.bridge.write(offset, data),
-                Some(Some(function)) => function.write_config(offset, data),
+                Some(Some(function)) => {
+                    function.write_config(offset, data);
+                    self.stopper = self.stopper.take().or(function.take_stopper());
+                }
                 Some(None) => {}
             }
         }
@@ -125,7 +138,23 @@ impl PciBus {
     /// A store; false if no function is at `address`.
     pub fn write(&mut self, address: u64, data: &[u8]) -> bool {
         let mut functions = self.functions.iter_mut();
-        functions.any(|function| function.write(address, data))
+        match functions.find_map(|function| function.write(address, data).then_some(function)) {
+            Some(function) => self.stopper = self.stopper.take().or(function.take_stopper()),
+            None => return false,
+        }
+        true
+    }
+
+    /// What the reset waits for that a store was since this was last called, if one was.
+    pub fn take_stopper(&mut self) -> Option<Stopper> {
+        self.stopper.take()
+    }
+
+    /// Finishes the resets whose waits are over.
+    pub fn finish_resets(&mut self) {
+        self.functions
+            .iter_mut()
+            .for_each(|function| function.finish_reset());
     }
 
     /// The interrupt lines that some function wants, a bit each from [`FIRST_GSI`] on.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::worker::{Watch, Work, Worker};
-use super::{ids, read_space, Activation, QueueError, VirtioDevice, WorkQueue};
+use super::{ids, read_space, Activation, QueueError, Stopper, VirtioDevice, WorkQueue};
 
 /// Feature (5.3.3): the size of the terminal is in the configuration space.
 const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
@@ -132,6 +132,10 @@ impl VirtioDevice for Console {
         };
         self.worker = Some(Worker::start(self.name(), port, activation.interrupt)?);
         Ok(())
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        self.worker.as_ref().and_then(Worker::stopper)
     }
 
     fn reset(&mut self) {

@@ -17,7 +17,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::interrupt::Route;
-use super::{Activation, Interrupt, VirtioDevice, WorkQueue};
+use super::{Activation, Interrupt, Stopper, VirtioDevice, WorkQueue};
 
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
 const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
@@ -118,6 +118,14 @@ pub struct Driver {
     accepted: u64,
     active: bool,
     queues: Vec<QueueSetup>,
+    stopping: Option<Stopping>,
+}
+
+/// A reset that waits for the device's thread to end.
+struct Stopping {
+    stopper: Stopper,
+    /// Somebody waits.
+    taken: bool,
 }
 
 impl Driver {
@@ -145,6 +153,7 @@ impl Driver {
             accepted: 0,
             active: false,
             queues,
+            stopping: None,
         })
     }
 
@@ -163,10 +172,20 @@ impl Driver {
     }
 
     /// The driver has written the device status. It can only set bits, or clear them all, which is
-    /// a reset.
+    /// a reset. Where that waits for the device's thread, somebody has to [`Self::take_stopper`] and
+    /// to [`Self::finish_reset`]; until then the status stays what it was.
     pub fn set_status(&mut self, value: u8) {
+        if self.stopping.is_some() {
+            return;
+        }
         if value == 0 {
-            self.reset();
+            match self.device.stopper() {
+                Some(stopper) => {
+                    let taken = false;
+                    self.stopping = Some(Stopping { stopper, taken });
+                }
+                None => self.reset(),
+            }
             return;
         }
         let mut new = value & !self.status & !NEEDS_RESET;
@@ -177,6 +196,28 @@ impl Driver {
         if new & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 && !self.active {
             self.activate();
         }
+    }
+
+    /// Whether a reset waits for the device's thread.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// What a reset waits for: once for each.
+    pub fn take_stopper(&mut self) -> Option<Stopper> {
+        let stopping = self.stopping.as_mut().filter(|stopping| !stopping.taken)?;
+        stopping.taken = true;
+        Some(stopping.stopper.clone())
+    }
+
+    /// Finishes a reset whose wait is over. False if there is none.
+    pub fn finish_reset(&mut self) -> bool {
+        let stopping = self.stopping.take_if(|stopping| stopping.stopper.is_over());
+        let finished = stopping.is_some();
+        if finished {
+            self.reset();
+        }
+        finished
     }
 
     fn features_fit(&self) -> bool {

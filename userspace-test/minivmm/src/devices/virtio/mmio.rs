@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::backend::{Backend, Doorbell};
 use super::driver::{Driver, QueueSetup};
-use super::{Line, Lines, VirtioDevice};
+use super::{Line, Lines, Stopper, VirtioDevice};
 
 /// What the magic value register reads as: "virt".
 const MAGIC: u32 = 0x7472_6976;
@@ -58,6 +58,7 @@ pub enum Lineage {
 /// All devices on this transport.
 pub struct MmioBus {
     slots: Vec<Slot>,
+    stopper: Option<Stopper>,
 }
 
 impl MmioBus {
@@ -83,7 +84,10 @@ impl MmioBus {
             .enumerate()
             .map(|(index, device)| Slot::new(place(index), device, memory, backend, lineage))
             .collect::<io::Result<_>>()?;
-        Ok(Self { slots })
+        Ok(Self {
+            slots,
+            stopper: None,
+        })
     }
 
     /// A load; false if none of the devices' registers is at `address`.
@@ -98,10 +102,28 @@ impl MmioBus {
     /// A store; false if none of the devices' registers is at `address`.
     pub fn write(&mut self, address: u64, data: &[u8]) -> bool {
         match self.find(address) {
-            Some((index, offset)) => self.slots[index].write(offset, data),
+            Some((index, offset)) => {
+                let slot = &mut self.slots[index];
+                slot.write(offset, data);
+                self.stopper = self.stopper.take().or(slot.driver.take_stopper());
+            }
             None => return false,
         }
         true
+    }
+
+    /// What the reset waits for that a store was since this was last called, if one was.
+    pub fn take_stopper(&mut self) -> Option<Stopper> {
+        self.stopper.take()
+    }
+
+    /// Finishes the resets whose waits are over.
+    pub fn finish_resets(&mut self) {
+        for slot in &mut self.slots {
+            if slot.driver.finish_reset() {
+                slot.line.acknowledge(u32::MAX);
+            }
+        }
     }
 
     fn find(&self, address: u64) -> Option<(usize, u64)> {
@@ -227,7 +249,7 @@ impl Slot {
             VIRTIO_MMIO_INTERRUPT_ACK => self.line.acknowledge(value),
             VIRTIO_MMIO_STATUS => {
                 driver.set_status(value as u8);
-                if value as u8 == 0 {
+                if value as u8 == 0 && !driver.is_stopping() {
                     self.line.acknowledge(u32::MAX);
                 }
             }

@@ -9,7 +9,8 @@
 //!
 //! | | runs on | may wait |
 //! | --- | --- | --- |
-//! | registers: features, queues, configuration space, activation, reset | the vCPU that writes them, with the board locked | no |
+//! | registers: features, queues, configuration space, activation | the vCPU that writes them, with the board locked | no |
+//! | reset | the vCPU that asks for it: it waits for the device's thread by a [`Stopper`], the board not locked, and then takes the device's state back | for the thread |
 //! | queues | the device's own thread ([`worker`]), from activation to reset | yes |
 
 pub mod backend;
@@ -28,7 +29,7 @@ mod queue;
 mod rig;
 mod rng;
 pub mod vsock;
-mod worker;
+pub mod worker;
 
 use std::io;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use mmio::{Lineage, MmioBus};
 pub use pci::VirtioPci;
 pub use queue::{Chain, QueueError, WorkQueue};
 pub use rng::Rng;
+pub use worker::Stopper;
 
 /// Device types (virtio 1.2, chapter 5).
 pub use virtio_bindings::virtio_ids as ids;
@@ -80,6 +82,10 @@ pub trait VirtioDevice: Send {
     ///
     /// What keeps it from working. The driver is told that the device needs a reset.
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
+
+    /// What the end of the work on the queues can be waited for with, if there is any and it can
+    /// take time. Who waits by it before [`Self::reset`] does not wait in that.
+    fn stopper(&self) -> Option<Stopper>;
 
     /// Ends the work on the queues, if there is any: after this nothing of theirs is touched until
     /// the next activation. Also comes when the machine ends.

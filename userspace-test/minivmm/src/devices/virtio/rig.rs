@@ -93,6 +93,11 @@ impl Rig {
     /// Resets it.
     pub fn reset(&mut self) {
         self.driver.set_status(0);
+        if let Some(stopper) = self.driver.take_stopper() {
+            assert_ne!(self.driver.status(), 0);
+            stopper.wait();
+            assert!(self.driver.finish_reset());
+        }
         assert_eq!(self.driver.status(), 0);
     }
 

@@ -5,7 +5,7 @@
 use std::io;
 
 use super::worker::{Watch, Work, Worker};
-use super::{ids, Activation, Interrupt, QueueError, VirtioDevice, WorkQueue};
+use super::{ids, Activation, Interrupt, QueueError, Stopper, VirtioDevice, WorkQueue};
 
 const QUEUE_SIZES: &[u16] = &[64];
 /// Bytes given for one request at most: who wants more asks again.
@@ -43,6 +43,10 @@ impl VirtioDevice for Rng {
         let interrupt: Interrupt = activation.interrupt;
         self.worker = Some(Worker::start(self.name(), requests, interrupt)?);
         Ok(())
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        self.worker.as_ref().and_then(Worker::stopper)
     }
 
     fn reset(&mut self) {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
@@ -80,12 +81,65 @@ pub struct Worker<W>(Handle<W>);
 
 enum Handle<W> {
     Thread {
-        stop: EventFd,
+        stopper: Stopper,
         thread: JoinHandle<W>,
     },
     /// No thread: whoever asked for that calls [`inline::run`].
     #[cfg(any(test, feature = "fuzzing"))]
     Inline(std::sync::Arc<inline::Inline<W>>),
+}
+
+/// Stops a [`Worker`] and waits for its end without having it: who resets a device waits by this
+/// while others use the board.
+#[derive(Clone)]
+pub struct Stopper(Arc<Ending>);
+
+struct Ending {
+    stop: EventFd,
+    over: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl Stopper {
+    fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(Ending {
+            stop: EventFd::new(EFD_NONBLOCK)?,
+            over: Mutex::new(false),
+            ended: Condvar::new(),
+        })))
+    }
+
+    /// Stops it, when it has done what it is at, and waits for that.
+    pub fn wait(&self) {
+        self.stop();
+        let over = self.over();
+        let wait = self.0.ended.wait_while(over, |over| !*over);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        *self.over()
+    }
+
+    fn stop(&self) {
+        // Full only after 2^64 - 2 of these, and then it is readable.
+        let _ = self.0.stop.write(1);
+    }
+
+    fn over(&self) -> MutexGuard<'_, bool> {
+        self.0.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread's own, by which it tells that it has ended, also by a panic.
+struct Running(Stopper);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.over() = true;
+        self.0 .0.ended.notify_all();
+    }
 }
 
 impl<W: Work> Worker<W> {
@@ -99,25 +153,34 @@ impl<W: Work> Worker<W> {
         if inline::is_wanted() {
             return Ok(Self(Handle::Inline(inline::start(work, interrupt))));
         }
-        let stop = EventFd::new(EFD_NONBLOCK)?;
-        let stopped = stop.try_clone()?;
+        let stopper = Stopper::new()?;
+        let running = Running(stopper.clone());
         let device = name.to_owned();
         let thread = thread::Builder::new().name(device.clone()).spawn(move || {
-            if let Err(error) = run(&mut work, &stopped) {
+            let running = running;
+            if let Err(error) = run(&mut work, &running.0 .0.stop) {
                 eprintln!("minivmm: {device}: {error}; it does nothing more until it is reset");
                 interrupt.needs_reset();
             }
             work
         })?;
-        Ok(Self(Handle::Thread { stop, thread }))
+        Ok(Self(Handle::Thread { stopper, thread }))
+    }
+
+    /// What stops it and waits for that, if that can take time.
+    pub fn stopper(&self) -> Option<Stopper> {
+        match &self.0 {
+            Handle::Thread { stopper, .. } => Some(stopper.clone()),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Handle::Inline(_) => None,
+        }
     }
 
     /// Stops it, when it has done what it is at, and gives back what it worked with.
     pub fn stop(self) -> W {
         match self.0 {
-            Handle::Thread { stop, thread } => {
-                // Adding one to a counter of zero cannot overflow it.
-                let _ = stop.write(1);
+            Handle::Thread { stopper, thread } => {
+                stopper.stop();
                 thread
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))

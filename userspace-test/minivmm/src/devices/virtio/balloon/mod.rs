@@ -14,7 +14,7 @@ use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, VolatileSlice};
 
 use super::worker::{Watch, Work, Worker};
-use super::{ids, read_space, Activation, Chain, QueueError, VirtioDevice, WorkQueue};
+use super::{ids, read_space, Activation, Chain, QueueError, Stopper, VirtioDevice, WorkQueue};
 use statistics::Asking;
 pub use statistics::Statistics;
 
@@ -119,6 +119,10 @@ impl VirtioDevice for Balloon {
         };
         self.worker = Some(Worker::start("balloon", queues, activation.interrupt)?);
         Ok(())
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        self.worker.as_ref().and_then(Worker::stopper)
     }
 
     fn reset(&mut self) {

@@ -16,7 +16,7 @@ use std::io;
 use virtio_bindings::virtio_blk::*;
 
 use super::worker::{Watch, Work, Worker};
-use super::{ids, read_space, Activation, QueueError, VirtioDevice, WorkQueue};
+use super::{ids, read_space, Activation, QueueError, Stopper, VirtioDevice, WorkQueue};
 pub use image::{Error, Image};
 use request::Requests;
 
@@ -120,6 +120,10 @@ impl VirtioDevice for Block {
         };
         self.worker = Some(Worker::start(&self.name, work, activation.interrupt)?);
         Ok(())
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        self.worker.as_ref().and_then(Worker::stopper)
     }
 
     fn reset(&mut self) {

@@ -76,7 +76,15 @@ fn a_driver_that_does_everything_gets_its_buffer_filled() {
     assert_eq!(read(&bus, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
     let used: [u32; 3] = memory.read_obj(GuestAddress(0x3000)).expect("memory");
     assert_eq!(used, [1 << 16, 0, 16]);
+    // The reset waits for the device's thread, and until then nothing is set up.
     write(&mut bus, VIRTIO_MMIO_STATUS, 0);
+    write(&mut bus, VIRTIO_MMIO_STATUS, 1);
+    assert_eq!(read(&bus, VIRTIO_MMIO_STATUS), 0xf);
+    let stopper = bus.take_stopper().expect("there is a thread");
+    assert!(bus.take_stopper().is_none());
+    stopper.wait();
+    bus.finish_resets();
+    assert_eq!(read(&bus, VIRTIO_MMIO_STATUS), 0);
     assert_eq!(read(&bus, VIRTIO_MMIO_QUEUE_READY), 0);
 }
 

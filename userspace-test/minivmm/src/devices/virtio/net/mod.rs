@@ -19,7 +19,7 @@ use std::io;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU};
 
 use super::worker::Worker;
-use super::{ids, read_space, Activation, VirtioDevice};
+use super::{ids, read_space, Activation, Stopper, VirtioDevice};
 use backend::Backend;
 use frames::Frames;
 use vhost::Vhost;
@@ -136,6 +136,14 @@ impl<B: Backend> VirtioDevice for Net<B> {
         let frames = Frames::new(backend, receive, send, mergeable);
         self.work = Some(Work::Thread(Worker::start(&self.name, frames, interrupt)?));
         Ok(())
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        match &self.work {
+            Some(Work::Thread(worker)) => worker.stopper(),
+            // The kernel ends in little time.
+            Some(Work::Kernel(..)) | None => None,
+        }
     }
 
     fn reset(&mut self) {

@@ -15,7 +15,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::backend::{Backend, Doorbell};
 use super::driver::Driver;
-use super::{ids, Line, Lines, VirtioDevice};
+use super::{ids, Line, Lines, Stopper, VirtioDevice};
 use crate::devices::pci::config::{self, ConfigSpace};
 use crate::devices::pci::msix::{self, Msix};
 use crate::devices::pci::{Function, WINDOW};
@@ -155,7 +155,7 @@ impl VirtioPci {
                 route,
                 ..
             } = self;
-            if common.write(driver, route, offset, data) {
+            if common.write(driver, route, offset, data) && !driver.is_stopping() {
                 self.forget_interrupts();
             }
         } else if DEVICE.contains(&offset) {
@@ -354,6 +354,16 @@ impl Function for VirtioPci {
         };
         self.write_region(offset, data);
         true
+    }
+
+    fn take_stopper(&mut self) -> Option<Stopper> {
+        self.driver.take_stopper()
+    }
+
+    fn finish_reset(&mut self) {
+        if self.driver.finish_reset() {
+            self.forget_interrupts();
+        }
     }
 
     fn wants_line(&self) -> bool {

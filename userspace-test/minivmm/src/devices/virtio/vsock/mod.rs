@@ -20,7 +20,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::worker::Worker;
-use super::{ids, read_space, Activation, VirtioDevice};
+use super::{ids, read_space, Activation, Stopper, VirtioDevice};
 use switch::Switch;
 
 /// Queues: what the guest receives, what it sends, and events, of which there are none.
@@ -140,6 +140,10 @@ impl VirtioDevice for Vsock {
         let switch = Switch::new(self.cid, listener, receive, send);
         self.worker = Some(Worker::start(self.name(), switch, activation.interrupt)?);
         Ok(())
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        self.worker.as_ref().and_then(Worker::stopper)
     }
 
     fn reset(&mut self) {
