@@ -52,6 +52,15 @@ pub(crate) fn cpuid(function: u32, index: u32) -> [u32; 4] {
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
+/// As [`cpuid`], without the features that the kernel does not use: they do not work on this machine,
+/// or somebody switched them off.
+pub(crate) fn cpuid_in_use(function: u32, index: u32) -> [u32; 4] {
+    let mut words = cpuid(function, index);
+    // SAFETY: `words` is valid for the writes.
+    unsafe { bindings::shim_mask_cpuid(function, index, words.as_mut_ptr()) };
+    words
+}
+
 /// Reads an MSR.
 ///
 /// # Errors

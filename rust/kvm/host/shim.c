@@ -145,6 +145,34 @@ void shim_on_each_cpu(void (*func)(void *), void *arg)
 	on_each_cpu(func, arg, true);
 }
 
+/* Takes the features out of an answer of CPUID's that this kernel does not use on this machine. */
+void shim_mask_cpuid(u32 function, u32 index, u32 words[4])
+{
+	const u32 *used = boot_cpu_data.x86_capability;
+
+	switch (function) {
+	case 1:
+		words[2] &= used[CPUID_1_ECX];
+		words[3] &= used[CPUID_1_EDX];
+		break;
+	case 7:
+		if (index)
+			break;
+		words[1] &= used[CPUID_7_0_EBX];
+		words[2] &= used[CPUID_7_ECX];
+		words[3] &= used[CPUID_7_EDX];
+		break;
+	case 0xd:
+		if (index == 1)
+			words[0] &= used[CPUID_D_1_EAX];
+		break;
+	case 0x80000001:
+		words[2] &= used[CPUID_8000_0001_ECX];
+		words[3] &= used[CPUID_8000_0001_EDX];
+		break;
+	}
+}
+
 u32 shim_cpumask_longs(void)
 {
 	return BITS_TO_LONGS(max_t(unsigned int, nr_cpumask_bits, nr_cpu_ids));

@@ -39,6 +39,7 @@ bool shim_tsc_stable(void);
 void shim_kick_cpus(const struct cpumask *cpus);
 int shim_call_on_cpu(int cpu, void (*func)(void *), void *arg);
 void shim_on_each_cpu(void (*func)(void *), void *arg);
+void shim_mask_cpuid(u32 function, u32 index, u32 words[4]);
 u32 shim_cpumask_longs(void);
 bool shim_cpu_online(int cpu);
 

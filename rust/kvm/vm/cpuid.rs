@@ -68,8 +68,14 @@ pub(crate) fn supported(hardware: &Hardware, mut f: impl FnMut(Entry) -> Result)
             words,
         })
     };
-    let offered =
-        |function, index| cpuid::offered(function, index, cpu::cpuid(function, index), hardware);
+    let offered = |function, index| {
+        cpuid::offered(
+            function,
+            index,
+            cpu::cpuid_in_use(function, index),
+            hardware,
+        )
+    };
 
     let max_basic = offered(0, 0)[0];
     for function in 0..=max_basic {

@@ -14,7 +14,7 @@ use crate::vm::{Kvm, Vm};
 tests! {
     "cpuid":
     empty_at_first, round_trip, get_errors, set_errors, bad_address_width, after_run,
-    replaced_before_run,
+    replaced_before_run, offers_what_the_host_uses,
 }
 
 fn empty_at_first() {
@@ -124,4 +124,43 @@ fn replaced_before_run() {
     }
     guest.run_to_halt();
     expect::eq("EAX", guest.vcpu.regs().rax, 3);
+}
+
+/// What the host's kernel does without, a guest is not offered: it may have been switched off for a
+/// reason (IA32_MISC_ENABLE is one, for fast string operations).
+fn offers_what_the_host_uses() {
+    const LEAF_1: u32 = 1;
+    const LEAF_7: u32 = 7;
+    const EXTENDED_1: u32 = 0x8000_0001;
+    let info = std::fs::read_to_string("/proc/cpuinfo").expect("/proc/cpuinfo");
+    let flags = info.lines().find(|line| line.starts_with("flags"));
+    let used: Vec<_> = flags.expect("flags").split_whitespace().collect();
+    assert!(used.contains(&"cx8"), "no flags in /proc/cpuinfo");
+    let mut cpuid = Kvm::open().supported_cpuid();
+    // The leaf, the register (EBX, ECX or EDX), the bit, and the kernel's name for it.
+    for (leaf, register, bit, name) in [
+        (LEAF_1, 'd', 8, "cx8"),
+        (LEAF_1, 'c', 17, "pcid"),
+        (LEAF_1, 'c', 22, "movbe"),
+        (LEAF_1, 'c', 28, "avx"),
+        (LEAF_1, 'c', 30, "rdrand"),
+        (LEAF_7, 'b', 0, "fsgsbase"),
+        (LEAF_7, 'b', 5, "avx2"),
+        (LEAF_7, 'b', 9, "erms"),
+        (LEAF_7, 'b', 18, "rdseed"),
+        (LEAF_7, 'b', 20, "smap"),
+        (LEAF_7, 'd', 4, "fsrm"),
+        (EXTENDED_1, 'c', 5, "abm"),
+        (EXTENDED_1, 'd', 26, "pdpe1gb"),
+        (EXTENDED_1, 'd', 27, "rdtscp"),
+    ] {
+        let words = cpuid.find(leaf, 0).expect("the leaf");
+        let word = match register {
+            'b' => words.ebx,
+            'c' => words.ecx,
+            _ => words.edx,
+        };
+        let offered = word & 1 << bit != 0;
+        expect::eq(name, offered, used.contains(&name));
+    }
 }
