@@ -82,6 +82,19 @@ pub fn set_patience(factor: u64) {
     PATIENCE.store(factor.max(1), Ordering::SeqCst);
 }
 
+/// How many times their usual rounds the tests of endurance go.
+static ENDURANCE: AtomicU64 = AtomicU64::new(1);
+
+/// How many times their usual rounds the tests of endurance go.
+pub fn endurance() -> u64 {
+    ENDURANCE.load(Ordering::SeqCst)
+}
+
+/// Lets the tests of endurance go on for `factor` times their usual rounds.
+pub fn set_endurance(factor: u64) {
+    ENDURANCE.store(factor.max(1), Ordering::SeqCst);
+}
+
 /// Sends the first report of this test to the suite; later ones are its consequences and ignored.
 fn report(kind: char, text: &str) {
     let line = format!("{kind}{}\n", text.replace('\n', " "));
@@ -134,7 +147,10 @@ pub fn run(test: &Test) -> Outcome {
         Some(pid) => pid,
     };
     drop(writer);
-    let limit = test.limit * PATIENCE.load(Ordering::SeqCst) as u32;
+    let mut limit = test.limit * PATIENCE.load(Ordering::SeqCst) as u32;
+    if test.name.starts_with("endurance/") {
+        limit *= endurance() as u32;
+    }
     let status = wait(child, limit);
     sys::kill_group(child);
     let first = first_report(reader);

@@ -369,10 +369,11 @@ impl Cpu<'_> {
         self.machine.count(vector) >= count
     }
 
-    /// Halts until an interrupt comes.
+    /// Halts until an interrupt comes; one that is there before the HLT is not missed.
     #[track_caller]
     pub fn halt(&self) {
-        let got = self.operate(code64!("hlt", "out 0xe9, al"), |_| {});
+        let code = code64!("sti", "hlt", "out 0xe9, al");
+        let got = self.masked().operate(code, |_| {});
         self.must("HLT", got);
     }
 

@@ -3,8 +3,8 @@
 //!
 //! `systest` runs them all, `systest FILTER...` those whose names contain one of the words,
 //! `systest --list` names them, `--times` adds what each took, `--seed=N`
-//! gives the random tests another start, `--patience=N` gives each test N times the time. Runs as
-//! root.
+//! gives the random tests another start, `--patience=N` gives each test N times the time,
+//! `--endurance=N` lets those that repeat go on N times as long. Runs as root.
 
 mod devices;
 mod eventfd;
@@ -14,6 +14,7 @@ mod harness;
 mod machine;
 mod memory;
 mod request;
+mod statistics;
 mod sys;
 mod tests;
 mod vcpu;
@@ -41,9 +42,11 @@ fn main() {
             other => match number(other) {
                 Some(("--seed", seed)) => harness::set_seed(seed),
                 Some(("--patience", factor)) => harness::set_patience(factor),
+                Some(("--endurance", factor)) => harness::set_endurance(factor),
                 _ => {
                     eprintln!(
-                        "usage: systest [--list] [--times] [--seed=N] [--patience=N] [FILTER...]"
+                        "usage: systest [--list] [--times] [--seed=N] [--patience=N] [--endurance=N] \
+                         [FILTER...]"
                     );
                     exit(2);
                 }

@@ -205,6 +205,22 @@ pub fn open(path: &str, flags: i32) -> Result<OwnedFd, Errno> {
         .map(|fd| own(fd as RawFd))
 }
 
+/// Mounts a file system that needs no device.
+pub fn mount(kind: &str, on: &str) -> Result<(), Errno> {
+    let [kind, on] = [kind, on].map(|text| CString::new(text).expect("text without a zero byte"));
+    // SAFETY: zero-terminated strings that outlive the call, and no data.
+    let done = unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            on.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
+    };
+    result(done.into()).map(|_| ())
+}
+
 /// Another descriptor of the same open file.
 pub fn dup(fd: &impl AsRawFd) -> OwnedFd {
     // SAFETY: fcntl with an integer argument.

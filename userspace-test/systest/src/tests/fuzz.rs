@@ -40,6 +40,11 @@ impl Random {
         random
     }
 
+    /// From what the suite was told to start from.
+    pub(super) fn seeded() -> Self {
+        Self(harness::seed())
+    }
+
     /// The next 64 bits.
     pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;

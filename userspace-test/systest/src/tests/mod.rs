@@ -3,9 +3,11 @@
 
 use crate::harness::Test;
 
+mod allocations;
 mod apic;
 mod apic_timer;
 mod attributes;
+mod charges;
 mod clock;
 mod coalesced;
 mod control;
@@ -15,6 +17,7 @@ mod device_fuzz;
 mod dirty_log;
 mod dirty_ring;
 mod emulator;
+mod endurance;
 mod exceptions;
 mod exits;
 mod faults;
@@ -126,8 +129,11 @@ pub fn all() -> Vec<Test> {
         device_fuzz::TESTS,
         storms::TESTS,
         faults::TESTS,
+        allocations::TESTS,
+        charges::TESTS,
         stats::TESTS,
         module::TESTS,
+        endurance::TESTS,
     ]
     .concat()
 }

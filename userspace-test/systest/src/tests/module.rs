@@ -23,7 +23,7 @@ tests! {
     stays_while_in_use, unload_and_load(60), kernels_own_after_unload(60),
 }
 
-const DEBUGFS: &str = "/sys/kernel/debug/kvm";
+pub(super) const DEBUGFS: &str = "/sys/kernel/debug/kvm";
 /// Where the lab keeps our module.
 const OURS: &str = "/lab/kvm.ko";
 
@@ -35,7 +35,7 @@ fn only_ours() {
 }
 
 /// The module's name in `/proc/modules`.
-fn name() -> &'static str {
+pub(super) fn name() -> &'static str {
     ["kvm_intel", "kvm_amd", "kvm"]
         .into_iter()
         .find(|name| Path::new("/sys/module").join(name).join("refcnt").exists())
@@ -205,7 +205,7 @@ fn command(program: &str, arguments: &[&str]) {
 
 /// Unloads everything that is loaded of KVM; returns what loads it again.
 #[track_caller]
-fn unload_all() -> impl Fn() {
+pub(super) fn unload_all() -> impl Fn() {
     let vendor = name();
     let ours = vendor == "kvm";
     if ours && !Path::new(OURS).exists() {

@@ -81,6 +81,14 @@ fn set(vm: &Vm, filter: &Filter) -> Result<i32, Errno> {
     vm.set(SET_MSR_FILTER, filter)
 }
 
+/// Has a VM refuse some MSRs.
+pub(super) fn refuse_some(vm: &Vm) -> Result<i32, Errno> {
+    set(
+        vm,
+        &filter(0, &[range(READ | WRITE, SYSENTER_CS, 64, &REFUSE)]),
+    )
+}
+
 /// A filter that refuses one MSR.
 #[track_caller]
 fn refuse(guest: &Guest, access: u32, msr: u32) {

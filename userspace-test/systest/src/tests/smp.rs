@@ -11,6 +11,7 @@ use crate::expect;
 use crate::guest::{set_mode, Mode};
 use crate::machine::{apic, msr, Cpu, Eoi, Machine};
 use crate::request::*;
+use crate::statistics::Stats;
 use crate::sys::{self, Errno, ThreadId};
 use crate::vcpu::Exit;
 use crate::vm::Vm;
@@ -372,11 +373,19 @@ fn machine_to_halt() -> Machine {
     machine
 }
 
-/// The second vCPU halts; `wake` must end that.
+/// The second vCPU halts and its thread sleeps; `wake` must end that.
 #[track_caller]
 fn woken(machine: &Machine, vector: u8, wake: impl Fn(&Machine)) {
+    let stats = Stats::of(&machine.vcpus[1]);
     for count in 1..=5 {
-        run_while(|| machine.cpu(1).halt(), |_| wake(machine));
+        run_while(
+            || machine.cpu(1).halt(),
+            |_| {
+                // An NMI that came before the HLT would not end it.
+                stats.await_number("blocking", 1);
+                wake(machine);
+            },
+        );
         machine.expect_count(vector, count);
     }
 }
