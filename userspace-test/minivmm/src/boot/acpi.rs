@@ -96,6 +96,10 @@ impl Tables {
         let mut xsdt = Table::new(b"XSDT", 1);
         xsdt.push_u64(fadt);
         xsdt.push_u64(madt);
+        if hardware.pci {
+            let mcfg = tables.append(&mcfg().finish());
+            xsdt.push_u64(mcfg);
+        }
         let xsdt = tables.append(&xsdt.finish());
         tables.bytes[..RSDP_SIZE].copy_from_slice(&rsdp(xsdt));
         tables
@@ -202,6 +206,19 @@ fn madt(cpus: u8) -> Table {
     madt
 }
 
+/// Where the PCI bus has its configuration spaces in memory (PCI Firmware Specification 3.0, 4.1.2).
+fn mcfg() -> Table {
+    const SEGMENT: u16 = 0;
+    const FIRST_BUS: u8 = 0;
+    const LAST_BUS: u8 = 0;
+    let mut mcfg = Table::new(b"MCFG", 1);
+    mcfg.push(&[0; 8]);
+    mcfg.push_u64(pci::ECAM);
+    mcfg.push(&SEGMENT.to_le_bytes());
+    mcfg.push(&[FIRST_BUS, LAST_BUS, 0, 0, 0, 0]);
+    mcfg
+}
+
 /// What cannot be said by a table: two devices on the ISA bus, virtio devices, and how to enter S5.
 /// The clock makes no interrupts, so it is given none.
 fn dsdt(hardware: Hardware) -> Table {
@@ -233,6 +250,7 @@ fn dsdt(hardware: Hardware) -> Table {
     let mut devices = vec![serial, clock];
     devices.extend((0..hardware.virtio_mmio).map(virtio_mmio));
     devices.extend(hardware.pci.then(pci_bus));
+    devices.extend(hardware.pci.then(mainboard));
     dsdt.push(&aml::system_bus(&devices));
     dsdt.push(&aml::name(*b"_S5_", &s5));
     dsdt
@@ -266,6 +284,18 @@ fn pci_bus() -> Vec<u8> {
                 ]),
             ),
             aml::name(*b"_PRT", &aml::package(&lines)),
+        ],
+    )
+}
+
+/// What of the mainboard no other device has: a guest believes the MCFG where this has what it says.
+fn mainboard() -> Vec<u8> {
+    let spaces = aml::memory(low32(pci::ECAM), low32(pci::ECAM_LENGTH));
+    aml::device(
+        *b"MB00",
+        &[
+            aml::name(*b"_HID", &aml::eisa_id("PNP0C02")),
+            aml::name(*b"_CRS", &aml::resources(&[spaces])),
         ],
     )
 }

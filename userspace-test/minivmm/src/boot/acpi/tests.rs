@@ -140,3 +140,19 @@ fn the_namespace_names_devices_and_s5() {
         );
     }
 }
+
+#[test]
+fn the_configuration_spaces_are_where_the_board_has_them() {
+    let guest = Guest::with(1);
+    let mcfg = guest.table(guest.listed()[2], b"MCFG");
+    assert_eq!(mcfg.len(), 60);
+    assert_eq!(mcfg[44..52], pci::ECAM.to_le_bytes());
+    assert_eq!(mcfg[52..56], [0; 4], "segment 0, bus 0 alone");
+    let hardware = Hardware {
+        cpus: 1,
+        virtio_mmio: 1,
+        pci: false,
+    };
+    let guest = Guest(Tables::at(layout::ACPI, hardware).bytes);
+    assert_eq!(guest.listed().len(), 2);
+}

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A PCI bus: one, with a host bridge and a function in each slot, found by configuration mechanism
-//! 1 (PCI 3.0, 3.2.2.3.2).
+//! 1 (PCI 3.0, 3.2.2.3.2) and by the enhanced one, where all of a configuration space is in memory
+//! (PCI Express 5.0, 7.2.2).
 
 pub mod config;
 pub mod msix;
@@ -22,6 +23,14 @@ pub const PORTS: RangeInclusive<u16> = ADDRESS..=DATA + 3;
 pub const WINDOW: u64 = 0xd000_0000;
 /// Bytes of it.
 pub const WINDOW_LENGTH: u64 = 0x1000_0000;
+
+/// Guest-physical address of the functions' configuration spaces: those of bus 0.
+pub const ECAM: u64 = 0xe000_0000;
+/// Bytes of them: one space for each of 256 functions.
+pub const ECAM_LENGTH: u64 = 256 << ECAM_FUNCTION;
+/// From one function to the next, and from one slot to the next, as powers of two.
+const ECAM_FUNCTION: u32 = 12;
+const ECAM_SLOT: u32 = 15;
 
 /// Slots of a bus, of which the first is the bridge's.
 pub const SLOTS: usize = 32;
@@ -85,18 +94,10 @@ impl PciBus {
 
     /// IN from one of [`PORTS`]: `data` is as wide as the access.
     pub fn read_port(&mut self, port: u16, data: &mut [u8]) {
-        data.fill(0xff);
         if port == ADDRESS && data.len() == 4 {
             data.copy_from_slice(&self.address.to_le_bytes());
-        } else if let Some((slot, offset)) = self.target(port) {
-            match slot
-                .checked_sub(1)
-                .map(|index| self.functions.get_mut(index))
-            {
-                None => self.bridge.read(offset, data),
-                Some(Some(function)) => function.read_config(offset, data),
-                Some(None) => {}
-            }
+        } else {
+            self.read_config(self.target(port), data);
         }
     }
 
@@ -104,17 +105,35 @@ impl PciBus {
     pub fn write_port(&mut self, port: u16, data: &[u8]) {
         if let (ADDRESS, Ok(address)) = (port, data.try_into()) {
             self.address = u32::from_le_bytes(address);
-        } else if let Some((slot, offset)) = self.target(port) {
-            match slot
-                .checked_sub(1)
-                .map(|index| self.functions.get_mut(index))
-            {
-                None => self.bridge.write(offset, data),
-                Some(Some(function)) => {
+        } else {
+            self.write_config(self.target(port), data);
+        }
+    }
+
+    /// A load from the configuration space of a slot, if it is one: what is not there reads as ones.
+    fn read_config(&mut self, target: Option<(usize, usize)>, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some((slot, offset)) = target else { return };
+        match slot.checked_sub(1) {
+            None => self.bridge.read(offset, data),
+            Some(index) => {
+                if let Some(function) = self.functions.get_mut(index) {
+                    function.read_config(offset, data);
+                }
+            }
+        }
+    }
+
+    /// A store to the configuration space of a slot, if it is one.
+    fn write_config(&mut self, target: Option<(usize, usize)>, data: &[u8]) {
+        let Some((slot, offset)) = target else { return };
+        match slot.checked_sub(1) {
+            None => self.bridge.write(offset, data),
+            Some(index) => {
+                if let Some(function) = self.functions.get_mut(index) {
                     function.write_config(offset, data);
                     self.stopper = self.stopper.take().or(function.take_stopper());
                 }
-                Some(None) => {}
             }
         }
     }
@@ -129,14 +148,22 @@ impl PciBus {
         is_there.then_some((slot, register + byte))
     }
 
-    /// A load; false if no function is at `address`.
+    /// A load; false if neither a configuration space nor a function is at `address`.
     pub fn read(&mut self, address: u64, data: &mut [u8]) -> bool {
+        if let Some(offset) = ecam_offset(address) {
+            self.read_config(ecam_target(offset), data);
+            return true;
+        }
         let mut functions = self.functions.iter_mut();
         functions.any(|function| function.read(address, data))
     }
 
-    /// A store; false if no function is at `address`.
+    /// A store; false if neither a configuration space nor a function is at `address`.
     pub fn write(&mut self, address: u64, data: &[u8]) -> bool {
+        if let Some(offset) = ecam_offset(address) {
+            self.write_config(ecam_target(offset), data);
+            return true;
+        }
         let mut functions = self.functions.iter_mut();
         match functions.find_map(|function| function.write(address, data).then_some(function)) {
             Some(function) => self.stopper = self.stopper.take().or(function.take_stopper()),
@@ -164,6 +191,19 @@ impl PciBus {
             .filter(|(_, function)| function.wants_line())
             .fold(0, |lines, (slot, _)| lines | 1 << (gsi(slot) - FIRST_GSI))
     }
+}
+
+fn ecam_offset(address: u64) -> Option<u64> {
+    address
+        .checked_sub(ECAM)
+        .filter(|offset| *offset < ECAM_LENGTH)
+}
+
+/// The slot and the register at `offset`; none of a function that no slot has: all but the first.
+fn ecam_target(offset: u64) -> Option<(usize, usize)> {
+    let slot = offset >> ECAM_SLOT;
+    let within = offset & ((1 << ECAM_SLOT) - 1);
+    (within < 1 << ECAM_FUNCTION).then_some((slot as usize, within as usize))
 }
 
 #[cfg(test)]

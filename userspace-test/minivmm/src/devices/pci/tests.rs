@@ -50,7 +50,7 @@ fn select(bus: &mut PciBus, address: u32) {
     bus.write_port(ADDRESS, &address.to_le_bytes());
 }
 
-fn read<const N: usize>(bus: &mut PciBus, port: u16) -> [u8; N] {
+fn read_port<const N: usize>(bus: &mut PciBus, port: u16) -> [u8; N] {
     let mut data = [0; N];
     bus.read_port(port, &mut data);
     data
@@ -67,7 +67,7 @@ fn functions_are_in_their_slots() {
     ] {
         select(&mut bus, ENABLE | slot << 11);
         assert_eq!(
-            u32::from_le_bytes(read(&mut bus, DATA)),
+            u32::from_le_bytes(read_port(&mut bus, DATA)),
             expected,
             "slot {slot}"
         );
@@ -75,7 +75,7 @@ fn functions_are_in_their_slots() {
     // Other functions and other buses are nowhere, and neither is what is not enabled.
     for address in [ENABLE | 1 << 11 | 1 << 8, ENABLE | 1 << 16, 1 << 11] {
         select(&mut bus, address);
-        assert_eq!(read(&mut bus, DATA), [0xff; 4], "{address:#x}");
+        assert_eq!(read_port(&mut bus, DATA), [0xff; 4], "{address:#x}");
     }
 }
 
@@ -84,17 +84,20 @@ fn registers_are_reached_in_any_width() {
     let mut bus = bus(1);
     select(&mut bus, ENABLE | 1 << 11 | COMMAND as u32);
     bus.write_port(DATA, &[0xff; 2]);
-    assert_eq!(read(&mut bus, DATA), [0x06, 0x04]);
-    assert_eq!(read(&mut bus, DATA + 1), [0x04]);
+    assert_eq!(read_port(&mut bus, DATA), [0x06, 0x04]);
+    assert_eq!(read_port(&mut bus, DATA + 1), [0x04]);
     bus.write_port(DATA + 1, &[0]);
-    assert_eq!(read(&mut bus, DATA), [0x06, 0x00, 0x00, 0x00]);
+    assert_eq!(read_port(&mut bus, DATA), [0x06, 0x00, 0x00, 0x00]);
     // What is read only stays.
     select(&mut bus, ENABLE | 1 << 11 | VENDOR as u32);
     bus.write_port(DATA, &[0; 4]);
-    assert_eq!(read(&mut bus, DATA), [0x34, 0x12]);
+    assert_eq!(read_port(&mut bus, DATA), [0x34, 0x12]);
     // The address register is one of 32 bits.
     bus.write_port(ADDRESS, &[0; 2]);
-    assert_eq!(read(&mut bus, ADDRESS), (ENABLE | 1 << 11).to_le_bytes());
+    assert_eq!(
+        read_port(&mut bus, ADDRESS),
+        (ENABLE | 1 << 11).to_le_bytes()
+    );
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn no_access_reaches_past_a_configuration_space() {
     select(&mut bus, ENABLE | 1 << 11 | 0xfc);
     for port in DATA..=DATA + 3 {
         bus.write_port(port, &[0xff; 4]);
-        let _: [u8; 4] = read(&mut bus, port);
+        let _: [u8; 4] = read_port(&mut bus, port);
     }
 }
 
@@ -128,4 +131,29 @@ fn memory_is_the_first_function_s_that_has_it() {
     assert!(bus.read(0x1000, &mut data));
     assert_eq!(data, [7]);
     assert!(!bus.write(0x2000, &[7]));
+}
+
+#[test]
+fn configuration_spaces_are_in_memory_too() {
+    let mut bus = bus(2);
+    let mut read = |address| {
+        let mut data = [0; 4];
+        assert!(bus.read(address, &mut data));
+        u32::from_le_bytes(data)
+    };
+    assert_eq!(read(ECAM) & 0xffff, 0x1b36);
+    assert_eq!(read(ECAM + (2 << 15)), 0x0001_1234);
+    // Behind the first 256 bytes there is nothing, which is not the same as no function.
+    assert_eq!(read(ECAM + (2 << 15) + 0x100), 0);
+    assert_eq!(read(ECAM + (2 << 15) + 0xffc), 0);
+    assert_eq!(read(ECAM + (2 << 15) + (1 << 12)), u32::MAX);
+    assert_eq!(read(ECAM + (3 << 15)), u32::MAX);
+    assert_eq!(read(ECAM + ECAM_LENGTH - 4), u32::MAX);
+    assert!(!bus.read(ECAM + ECAM_LENGTH, &mut [0; 4]));
+    assert!(!bus.read(ECAM - 4, &mut [0; 4]));
+
+    assert!(bus.write(ECAM + (1 << 15) + COMMAND as u64, &[0x06, 0x04]));
+    assert!(bus.write(ECAM + (1 << 15) + 0xffe, &[1, 2, 3, 4]));
+    select(&mut bus, 1 << 31 | 1 << 11 | COMMAND as u32);
+    assert_eq!(read_port::<2>(&mut bus, DATA), [0x06, 0x04]);
 }

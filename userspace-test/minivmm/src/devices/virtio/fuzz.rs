@@ -285,6 +285,12 @@ impl Machine {
                 let fits = usize::from(offset & 3) + data.len() <= 4;
                 if fits {
                     self.config(slot, offset, &data);
+                } else {
+                    // The same by memory, where an access can have any width and go anywhere.
+                    let offset = u64::from(offset) << (bytes.u8() & 7);
+                    let address = pci::ECAM + (u64::from(slot) << 15) + offset;
+                    self.store(address, &data);
+                    self.board.load(0, address, &mut data.clone());
                 }
             }
             1 => {

@@ -51,6 +51,7 @@ const ISR_AT: usize = 0x60;
 const DEVICE_AT: usize = 0x70;
 const NOTIFY_AT: usize = 0x80;
 const WINDOW_AT: usize = 0x98;
+const EXPRESS_AT: usize = 0xb0;
 /// MSI-X: its message control.
 const MSIX_CONTROL: usize = MSIX_AT + 2;
 /// In the capability that is a window into the region: which part of it, and where that is.
@@ -65,6 +66,18 @@ const FOR_NOTIFY: u8 = 2;
 const FOR_ISR: u8 = 3;
 const FOR_DEVICE: u8 = 4;
 const FOR_WINDOW: u8 = 5;
+
+/// The capability of PCI Express, which says that there is more of the configuration space than 256
+/// bytes: its kind, and its bytes behind kind and link (PCI Express 5.0, 7.5.3).
+const EXPRESS: u8 = 0x10;
+const EXPRESS_LENGTH: usize = 0x3a;
+/// Its second version, of an endpoint that is part of the root complex and has no link.
+const EXPRESS_FLAGS: u16 = 9 << 4 | 2;
+/// Device capabilities: errors are told by their roles. Device control: all may be set but the bit
+/// for a reset of the function, which there is not.
+const EXPRESS_CAPABILITIES: u32 = 1 << 15;
+const EXPRESS_CONTROL_AT: usize = EXPRESS_AT + 8;
+const EXPRESS_CONTROL: u16 = 0x7fff;
 
 /// How a device's interrupts leave it.
 pub struct Interrupts<'a> {
@@ -276,6 +289,11 @@ fn config_of(device_type: u32, slot: usize, vectors: Option<u16>) -> ConfigSpace
         Some(DOORBELL as u32),
     );
     add_part(&mut config, WINDOW_AT, FOR_WINDOW, 0..0, Some(0));
+    let mut express = [0; EXPRESS_LENGTH];
+    express[..2].copy_from_slice(&EXPRESS_FLAGS.to_le_bytes());
+    express[2..6].copy_from_slice(&EXPRESS_CAPABILITIES.to_le_bytes());
+    config.add_capability(EXPRESS_AT, EXPRESS, &express);
+    config.allow(EXPRESS_CONTROL_AT, &EXPRESS_CONTROL.to_le_bytes());
     config.allow(WINDOW_AT + 4, &[0xff]);
     config.allow(WINDOW_OFFSET, &[0xff; 12]);
     config
