@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 extern crate std;
 
 pub mod addr;
@@ -23,6 +23,8 @@ pub mod emulator;
 pub mod ept;
 pub mod exception;
 pub mod exit;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod guest_state;
 pub mod ioapic;
 pub mod ioport;

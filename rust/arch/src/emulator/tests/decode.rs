@@ -2,9 +2,9 @@
 
 //! The decoder against iced-x86's.
 
-use super::machine::{Access, TestMachine, FLAT};
 use crate::addr::Gva;
 use crate::emulator::{decode, execute, DecodeError, Stop};
+use crate::fuzzing::machine::{Access, TestMachine, FLAT};
 use crate::operand::CodeSize::{self, Bits16, Bits32, Bits64};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind, Register};
 use proptest::prelude::*;

@@ -3,8 +3,8 @@
 //! What only a look at memory shows. Results and flags are held against the processor's in
 //! `tests/native.rs`.
 
-use super::machine::{Access, TestMachine};
 use crate::emulator::{Progress, Stop};
+use crate::fuzzing::machine::{Access, TestMachine};
 use crate::operand::CodeSize::{Bits16, Bits32, Bits64};
 
 const AT: u64 = 0x1_0000;

@@ -2,10 +2,10 @@
 
 //! Exceptions that come before any access.
 
-use super::machine::TestMachine;
 use crate::control_regs::{Cr0, Cr4};
 use crate::emulator::{Progress, Stop};
 use crate::exception::Exception;
+use crate::fuzzing::machine::TestMachine;
 use crate::operand::CodeSize::{self, Bits16, Bits32, Bits64};
 use crate::segment::AccessRights;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-use super::machine::TestMachine;
 use crate::emulator::{Progress, Stop};
+use crate::fuzzing::machine::TestMachine;
 use crate::operand::CodeSize::{Bits16, Bits32, Bits64};
 
 const FROM: u64 = 0x1_0000;

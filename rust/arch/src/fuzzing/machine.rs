@@ -13,46 +13,46 @@ use std::vec::Vec;
 
 /// An access to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Access {
-    pub gva: u64,
-    pub len: usize,
-    pub write: bool,
+pub(crate) struct Access {
+    pub(crate) gva: u64,
+    pub(crate) len: usize,
+    pub(crate) write: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TestMachine {
-    pub registers: [u64; 16],
-    pub vectors: [[u128; 2]; 16],
-    pub rip: u64,
-    pub rflags: u64,
-    pub segments: [SegmentRegister; 6],
-    pub cr0: Cr0,
-    pub cr4: Cr4,
-    pub xcr0: u64,
-    pub cpl: u8,
+pub(crate) struct TestMachine {
+    pub(crate) registers: [u64; 16],
+    pub(crate) vectors: [[u128; 2]; 16],
+    pub(crate) rip: u64,
+    pub(crate) rflags: u64,
+    pub(crate) segments: [SegmentRegister; 6],
+    pub(crate) cr0: Cr0,
+    pub(crate) cr4: Cr4,
+    pub(crate) xcr0: u64,
+    pub(crate) cpl: u8,
     /// Memory that is not 0.
-    pub memory: BTreeMap<u64, u8>,
-    pub accesses: Vec<Access>,
+    pub(crate) memory: BTreeMap<u64, u8>,
+    pub(crate) accesses: Vec<Access>,
     /// Pages that raise a page fault.
-    pub absent: BTreeSet<u64>,
+    pub(crate) absent: BTreeSet<u64>,
     /// Pages that raise a page fault if written.
-    pub read_only: BTreeSet<u64>,
+    pub(crate) read_only: BTreeSet<u64>,
     /// Pages whose reads wait for [`TestMachine::answers`].
-    pub device: BTreeSet<u64>,
-    pub answers: VecDeque<u8>,
+    pub(crate) device: BTreeSet<u64>,
+    pub(crate) answers: VecDeque<u8>,
     /// Bytes of answers that the element under way has used.
     used: usize,
-    pub ports_read: Vec<(u16, usize)>,
-    pub ports_written: Vec<(u16, Vec<u8>)>,
+    pub(crate) ports_read: Vec<(u16, usize)>,
+    pub(crate) ports_written: Vec<(u16, Vec<u8>)>,
     /// Elements done in all.
-    pub elements: u32,
+    pub(crate) elements: u32,
     /// Elements after which the machine wants to stop.
-    pub patience: u32,
+    pub(crate) patience: u32,
     /// The next compare-and-exchange finds other memory.
-    pub contended: bool,
+    pub(crate) contended: bool,
 }
 
-pub const FLAT: SegmentRegister = SegmentRegister {
+pub(crate) const FLAT: SegmentRegister = SegmentRegister {
     selector: Selector(0x10),
     base: Gva(0),
     limit: u32::MAX,
@@ -60,7 +60,7 @@ pub const FLAT: SegmentRegister = SegmentRegister {
 };
 
 impl TestMachine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             registers: [0; 16],
             vectors: [[0; 2]; 16],
@@ -86,45 +86,23 @@ impl TestMachine {
         }
     }
 
-    pub fn with(registers: &[(usize, u64)]) -> Self {
-        let mut machine = Self::new();
-        for (number, value) in registers {
-            machine.registers[*number] = *value;
-        }
-        machine
-    }
-
-    pub fn poke(&mut self, gva: u64, bytes: &[u8]) {
+    pub(crate) fn poke(&mut self, gva: u64, bytes: &[u8]) {
         for (i, byte) in bytes.iter().enumerate() {
             self.memory.insert(gva.wrapping_add(i as u64), *byte);
         }
     }
 
-    pub fn peek(&self, gva: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn peek(&self, gva: u64, len: usize) -> Vec<u8> {
         (0..len as u64)
             .map(|i| self.memory.get(&gva.wrapping_add(i)).copied().unwrap_or(0))
             .collect()
     }
 
-    pub fn peek_u64(&self, gva: u64) -> u64 {
-        u64::from_le_bytes(self.peek(gva, 8).try_into().unwrap())
-    }
-
     /// Decodes and executes; RIP stays.
-    pub fn run(&mut self, bytes: &[u8], code_size: CodeSize) -> Result<Progress, Stop> {
+    pub(crate) fn run(&mut self, bytes: &[u8], code_size: CodeSize) -> Result<Progress, Stop> {
         let instruction = decode(bytes, code_size).unwrap_or_else(|e| panic!("{bytes:x?}: {e:?}"));
         self.used = 0;
         execute(&instruction, self)
-    }
-
-    /// Executes 64-bit code to its end.
-    #[track_caller]
-    pub fn done(&mut self, bytes: &[u8]) {
-        assert_eq!(
-            self.run(bytes, CodeSize::Bits64),
-            Ok(Progress::Done),
-            "{bytes:x?}"
-        );
     }
 
     fn check(&self, gva: Gva, len: usize, write: bool) -> Result<(), Stop> {
