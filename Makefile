@@ -29,7 +29,7 @@ kbuild = $(in-root) make -s -j"$$(nproc)" $(kbuild-$(1)) M=$(CURDIR) MO=$(2) \
 	BITFLAGS=$(build)/crates/bitflags $(3) modules
 
 .PHONY: all help setup module module-lab module-debug module-debian user demo test test-qemu \
-	test-selftests test-debug bench fmt fmt-check clippy doc load unload clean crates-in-root
+	test-selftests test-devices test-debug bench fmt fmt-check clippy doc load unload clean crates-in-root
 
 help: ## this list
 	@scripts/lib/help $(MAKEFILE_LIST)
@@ -93,6 +93,10 @@ test: ## unit tests, then the system tests on our module and on the kernel's own
 
 test-qemu: module-lab ## Linux in Debian's QEMU on our module, its interrupt controllers in each place
 	@scripts/qemu
+
+test-devices: module-lab user ## minivmm's devices, used by a Linux guest, on our module and on the kernel's own
+	@scripts/devices
+	@scripts/devices --module kernel
 
 test-selftests: module-lab ## the kernel's own KVM selftests on our module and on the kernel's own
 	@$(setup) selftests
