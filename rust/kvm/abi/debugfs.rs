@@ -267,6 +267,6 @@ impl<B: Backend> Shown<B> {
             }
             Ok(())
         });
-        KBox::pin_init(file, GFP_KERNEL)
+        KBox::pin_init(file, GFP_KERNEL_ACCOUNT)
     }
 }

@@ -23,7 +23,7 @@ const LAPIC_STATE: usize = 0x400;
 
 /// KVM_GET_LAPIC (api.rst, 4.57).
 pub(super) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
-    let mut state = KBox::new([0; LAPIC_STATE], GFP_KERNEL)?;
+    let mut state = KBox::new([0; LAPIC_STATE], GFP_KERNEL_ACCOUNT)?;
     cx.save_apic(&mut state)?;
     copy::write_bytes(arg, &*state)?;
     Ok(0)
@@ -34,7 +34,7 @@ pub(super) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32>
     if cx.apic().is_none() {
         return Err(EINVAL);
     }
-    let mut state = KBox::new([0; LAPIC_STATE], GFP_KERNEL)?;
+    let mut state = KBox::new([0; LAPIC_STATE], GFP_KERNEL_ACCOUNT)?;
     copy::read_bytes(arg, &mut *state)?;
     cx.restore_apic(&state)?;
     Ok(0)

@@ -86,7 +86,7 @@ impl<T: Mirror> Registration<T> {
                 mirror: mirror,
                 mm: mm,
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
         .and_then(|registration| {
             // SAFETY: All fields are in place; the structure is pinned until `drop` unregisters it.

@@ -11,6 +11,7 @@
 
 mod leaves;
 mod subtree;
+mod unused;
 
 use core::{
     ops::Range,
@@ -48,6 +49,8 @@ use crate::{
         SpareTables, //
     },
 };
+
+use unused::Unused;
 
 /// Set in an entry, not present, that still owns a table. Hardware ignores it.
 const DETACHED: u64 = 1 << 62;
@@ -133,6 +136,8 @@ impl Ept {
 }
 
 impl SecondLevel for Ept {
+    type Unused = Unused;
+
     fn new(logs_writes: bool) -> Result<Self> {
         Ok(Self {
             root: HardwarePage::new()?,
@@ -187,8 +192,10 @@ impl SecondLevel for Ept {
         subtree::unmap(self.root.words(), 0, LEVELS, &frames)
     }
 
-    fn free_unmapped(&self, _serial: &mut Serial, frames: Range<u64>) {
-        subtree::free_detached(self.root.words(), 0, LEVELS, &frames);
+    fn take_unmapped(&self, _serial: &mut Serial, frames: &Range<u64>) -> Option<Unused> {
+        let mut unused = Unused::default();
+        unused.take(self.root.words(), 0, LEVELS, frames);
+        (!unused.is_empty()).then_some(unused)
     }
 
     fn join(

@@ -87,7 +87,8 @@ use crate::{
     },
 };
 
-/// Frames that are unmapped without letting anybody else have a turn: 1 GiB.
+/// Frames that are unmapped without letting anybody else have a turn: 1 GiB, which takes as many
+/// stores as there are tables of small pages, and no more than two of these that go in part.
 const UNMAP_AT_ONCE: u64 = 1 << 18;
 
 /// The memory of a VM.
@@ -355,14 +356,23 @@ impl<T: SecondLevel> Memory<T> {
     /// Unmaps frames and returns once no CPU can use the old translations. Nobody maps them again
     /// meanwhile.
     ///
-    /// The lock is given up from time to time: a large slot has many tables.
+    /// The lock is given up from time to time, a large slot having many tables, and while tables are
+    /// freed: whoever finds one that was unmapped finds that translations were invalidated too.
     fn unmap(&self, frames: Range<u64>) {
-        for frames in in_parts(frames) {
+        for frames in in_parts(frames, UNMAP_AT_ONCE) {
             let mut tables = self.tables.lock();
-            let tables = &mut *tables;
-            if self.second_level.unmap(&mut tables.serial, frames.clone()) {
-                self.flush(&mut tables.kick_mask);
-                self.second_level.free_unmapped(&mut tables.serial, frames);
+            let locked = &mut *tables;
+            if !self.second_level.unmap(&mut locked.serial, frames.clone()) {
+                continue;
+            }
+            self.flush(&mut locked.kick_mask);
+            let serial = &mut locked.serial;
+            let mut unused = self.second_level.take_unmapped(serial, &frames);
+            drop(tables);
+            while unused.is_some() {
+                drop(unused);
+                let mut tables = self.tables.lock();
+                unused = self.second_level.take_unmapped(&mut tables.serial, &frames);
             }
         }
     }

@@ -71,6 +71,9 @@ pub(crate) struct Serial(pub(super) ());
 
 /// Second-level tables. Hardware walks them at any time.
 pub(crate) trait SecondLevel: Send + Sync + Sized + 'static {
+    /// Some tables without use. Dropping them frees them, which takes a while.
+    type Unused;
+
     /// Tables that map nothing. `logs_writes` says that the processor logs first writes of small
     /// pages by itself.
     fn new(logs_writes: bool) -> Result<Self>;
@@ -83,7 +86,7 @@ pub(crate) trait SecondLevel: Send + Sync + Sized + 'static {
     fn map(&self, serial: &mut Serial, mapping: &Mapping, spare: &mut SpareTables) -> Mapped;
 
     /// Unmaps `frames`, and whatever large pages they are part of. Returns whether anything was
-    /// mapped; then [`Self::free_unmapped`] is due after translations were invalidated.
+    /// mapped; then [`Self::take_unmapped`] is due after translations were invalidated.
     fn unmap(&self, serial: &mut Serial, frames: Range<u64>) -> bool;
 
     /// As [`Self::unmap`], but only where small mappings are in the way of a large one, as `can_join`
@@ -95,8 +98,9 @@ pub(crate) trait SecondLevel: Send + Sync + Sized + 'static {
         can_join: impl FnMut(Gfn, u32) -> bool,
     ) -> bool;
 
-    /// Gives the tables back that the last [`Self::unmap`] of `frames` left without use.
-    fn free_unmapped(&self, serial: &mut Serial, frames: Range<u64>);
+    /// Takes out tables that [`Self::unmap`] of `frames` left without use, at least 16 if there are
+    /// so many; `None` when there are no more.
+    fn take_unmapped(&self, serial: &mut Serial, frames: &Range<u64>) -> Option<Self::Unused>;
 
     /// Whether a mapping in `frames` was used since its flag was last cleared; clears it if asked.
     fn test_young(&self, serial: &mut Serial, frames: Range<u64>, clear: bool) -> bool;

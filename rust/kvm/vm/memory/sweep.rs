@@ -40,6 +40,15 @@ use super::{
 
 /// Words of a bitmap that are copied to or from the VMM at a time.
 const WORDS_AT_ONCE: usize = 128;
+/// Words of a bitmap, and frames, that are looked at without letting anybody else have a turn: the
+/// entries of a table.
+const WORDS_LOCKED: usize = 8;
+const FRAMES_LOCKED: u64 = 1 << 9;
+/// Frames whose tables are given up without letting anybody else have a turn: 32 MiB.
+const JOIN_AT_ONCE: u64 = 1 << 13;
+/// log2 of the small pages in a page of 2 MiB and of 1 GiB.
+const LARGE: u32 = 9;
+const HUGE: u32 = 18;
 
 /// A part of a bitmap to clear.
 #[derive(Clone, Copy)]
@@ -169,21 +178,26 @@ impl<T: SecondLevel> Memory<T> {
     /// translations are stale for that.
     fn take(&self, slot: &Slot, first: usize, words: &[AtomicU64], masks: &mut [u64]) -> bool {
         let mut stale = false;
-        let mut tables = self.tables.lock();
         let mut gfn = slot.base.0 + first as u64 * WORD;
-        for (word, mask) in words.iter().zip(masks) {
-            let wanted = *mask & word.load(Ordering::Relaxed);
-            *mask = if wanted == 0 {
-                0
-            } else {
-                wanted & word.fetch_and(!wanted, Ordering::AcqRel)
-            };
-            if *mask != 0 {
-                stale |=
-                    self.second_level
-                        .hear_of_writes_masked(&mut tables.serial, Gfn(gfn), *mask);
+        let parts = words.chunks(WORDS_LOCKED);
+        for (words, masks) in parts.zip(masks.chunks_mut(WORDS_LOCKED)) {
+            let mut tables = self.tables.lock();
+            for (word, mask) in words.iter().zip(masks) {
+                let wanted = *mask & word.load(Ordering::Relaxed);
+                *mask = if wanted == 0 {
+                    0
+                } else {
+                    wanted & word.fetch_and(!wanted, Ordering::AcqRel)
+                };
+                if *mask != 0 {
+                    stale |= self.second_level.hear_of_writes_masked(
+                        &mut tables.serial,
+                        Gfn(gfn),
+                        *mask,
+                    );
+                }
+                gfn += WORD;
             }
-            gfn += WORD;
         }
         stale
     }
@@ -250,7 +264,7 @@ impl<T: SecondLevel> Memory<T> {
 
     /// Hears of the next write to each page of the slot, from when this returns.
     pub(super) fn start_log(&self, slot: &Slot) {
-        for frames in in_parts(slot.frames()) {
+        for frames in in_parts(slot.frames(), FRAMES_LOCKED) {
             let mut tables = self.tables.lock();
             self.second_level.hear_of_writes(&mut tables.serial, frames);
         }
@@ -259,23 +273,36 @@ impl<T: SecondLevel> Memory<T> {
 
     /// Makes room for large pages, where small ones were mapped to hear of writes to each.
     pub(super) fn join(&self, slot: &Slot) {
-        for frames in in_parts(slot.frames()) {
-            let mut tables = self.tables.lock();
-            let tables = &mut *tables;
-            let joined =
-                self.second_level
-                    .join(&mut tables.serial, frames.clone(), |gfn, order| {
-                        let order = order.min(self.limits.max_order);
-                        slot.allows_order(gfn, order)
-                            && self
-                                .mm
-                                .mapping_shift(slot.hva_of(gfn))
-                                .is_some_and(|shift| shift >= order + PAGE_SHIFT)
-                    });
-            if joined {
-                self.flush(&mut tables.kick_mask);
-                self.second_level.free_unmapped(&mut tables.serial, frames);
+        for (order, at_once) in [(HUGE, UNMAP_AT_ONCE), (LARGE, JOIN_AT_ONCE)] {
+            if order <= self.limits.max_order {
+                for frames in in_parts(slot.frames(), at_once) {
+                    self.join_in(slot, frames, order);
+                }
             }
+        }
+    }
+
+    /// As [`Self::join`], for pages of 2 to the power of `order` small ones, of which `frames` holds
+    /// 16 at most.
+    fn join_in(&self, slot: &Slot, frames: Range<u64>, order: u32) {
+        let mut tables = self.tables.lock();
+        let locked = &mut *tables;
+        let can_join = |gfn, possible| {
+            possible == order
+                && slot.allows_order(gfn, order)
+                && self
+                    .mm
+                    .mapping_shift(slot.hva_of(gfn))
+                    .is_some_and(|shift| shift >= order + PAGE_SHIFT)
+        };
+        let serial = &mut locked.serial;
+        if self.second_level.join(serial, frames.clone(), can_join) {
+            self.flush(&mut locked.kick_mask);
+            // All of them: a fault may come for these frames.
+            let serial = &mut locked.serial;
+            let unused = self.second_level.take_unmapped(serial, &frames);
+            drop(tables);
+            drop(unused);
         }
     }
 
@@ -293,11 +320,11 @@ impl<T: SecondLevel> Memory<T> {
     }
 }
 
-/// `frames` in parts that may be worked on without letting anybody else have a turn.
-pub(super) fn in_parts(frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+/// `frames` in parts that lie each in `at_once` frames, a power of 2, from a multiple of that on.
+pub(super) fn in_parts(frames: Range<u64>, at_once: u64) -> impl Iterator<Item = Range<u64>> {
     let mut start = frames.start;
     core::iter::from_fn(move || {
-        let end = ((start | (UNMAP_AT_ONCE - 1)) + 1).min(frames.end);
+        let end = ((start | (at_once - 1)) + 1).min(frames.end);
         let part = start..end;
         start = end;
         (!part.is_empty()).then_some(part)

@@ -84,21 +84,6 @@ pub(super) fn join(
     any
 }
 
-/// Frees what was unmapped in `frames`, which no processor remembers any more.
-pub(super) fn free_detached(table: &Table, base: u64, level: u8, frames: &Range<u64>) {
-    for_each_in(table, base, level, frames, |slot, covered| {
-        let entry = load(slot);
-        if entry.0 & DETACHED != 0 {
-            store(slot, Entry::EMPTY);
-            free(entry.address(), level - 1);
-        } else if entry.is_present() && !entry.is_leaf(level) {
-            // SAFETY: As in `unmap`.
-            let below = unsafe { super::table(entry) };
-            free_detached(below, covered.start, level - 1, frames);
-        }
-    });
-}
-
 /// Frees the table at `hpa`, which nothing refers to any more, and all below it.
 pub(super) fn free(hpa: Hpa, level: u8) {
     // SAFETY: The address is that of a table of this tree, and its only reference is gone.
