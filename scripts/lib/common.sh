@@ -14,7 +14,7 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/minikvm
 # Kernel release that set-up asks for first; the newest 7.x takes its place where it is gone.
 KERNEL_RELEASE=7.3.4
 
-STEPS=(root source debian debian-tree lab guest-root selftests)
+STEPS=(root bochs source debian debian-tree lab guest-root selftests)
 # Made only when asked for by name.
 STEPS_ON_DEMAND=(debug)
 
@@ -27,7 +27,7 @@ die() {
 step_needs() {
     case $1 in
     root) ;;
-    source) echo root ;;
+    bochs | source) echo root ;;
     debian) echo root source ;;
     debian-tree) echo root source debian ;;
     lab) echo root source ;;
@@ -42,6 +42,7 @@ step_needs() {
 step_inputs() {
     case $1 in
     root) echo "$SCRIPTS/setup.d/root" "$SCRIPTS/setup.d/root-packages" ;;
+    bochs) echo "$SCRIPTS/setup.d/bochs" "$SCRIPTS"/setup.d/bochs-patches/* ;;
     lab) echo "$SCRIPTS/setup.d/lab" "$SCRIPTS/lab-kernel.config" ;;
     guest-root) echo "$SCRIPTS/setup.d/guest-root" "$SCRIPTS"/setup.d/guest/* ;;
     debug)

@@ -450,8 +450,7 @@ pub fn set_mode(vcpu: &Vcpu, mode: Mode) {
     let mut regs = vcpu.regs();
     regs.rip = layout::CODE;
     regs.rsp = layout::STACK;
-    // Nothing interrupts a guest unless the test does. A guest that spins with IF clear is out of
-    // the reach of the host's interrupts in Bochs, which forgets to look at them on such an entry.
+    // Nothing interrupts a guest unless the test does.
     regs.rflags = bits::RFLAGS_FIXED | bits::RFLAGS_IF;
     if mode == Mode::Real {
         let base = layout::CODE;

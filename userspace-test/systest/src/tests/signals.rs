@@ -9,7 +9,7 @@ use libc::{EFAULT, EINTR, EINVAL, SIGALRM, SIGUSR1};
 use super::tests;
 use crate::code64;
 use crate::expect;
-use crate::guest::{layout, Guest};
+use crate::guest::{bits, layout, Guest};
 use crate::memory::{Mapping, PAGE};
 use crate::request::*;
 use crate::sys;
@@ -17,7 +17,7 @@ use crate::vcpu::Exit;
 
 tests! {
     "signals":
-    spinning_guest, blocked_signal, immediate_exit, immediate_exit_completes_io, pending_signal,
+    spinning_guest, interrupts_off, blocked_signal, immediate_exit, immediate_exit_completes_io, pending_signal,
     goes_on_after_signal, many_signals, signal_mask, signal_mask_unblocks, signal_mask_errors,
     stop_and_continue, from_another_thread,
 }
@@ -46,6 +46,17 @@ fn spinning_guest() {
         "RIP in the loop",
         (layout::CODE..layout::CODE + 16).contains(&rip),
     );
+}
+
+/// RFLAGS.IF is the guest's alone: clear since its first instruction, it keeps nothing from the host.
+fn interrupts_off() {
+    let guest = spinning();
+    let mut regs = guest.vcpu.regs();
+    regs.rflags &= !bits::RFLAGS_IF;
+    guest.vcpu.set_regs(&regs);
+    alarm();
+    expect::errno("KVM_RUN", guest.vcpu.run(), EINTR);
+    expect::ne("count", guest.peek(layout::DATA), 0);
 }
 
 /// A signal that is blocked does not end KVM_RUN.
