@@ -31,7 +31,7 @@ module! {
             description: "Have the processor keep the task priority of guests",
         },
         enable_apicv: bool {
-            default: false,
+            default: true,
             description: "Have the processor deliver interrupts to guests",
         },
         preemption_timer: bool {

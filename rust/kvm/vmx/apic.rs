@@ -44,16 +44,6 @@ pub(super) const SECONDARY: Secondary = Secondary::VIRTUALIZE_X2APIC_MODE
 pub(super) struct VirtualApic {
     tpr_threshold: u32,
     eoi_exits: [u64; 4],
-    /// What the last entry told the processor, if it did.
-    told: Option<Told>,
-}
-
-/// What an entry told a processor that delivers interrupts.
-struct Told {
-    /// The interrupt to take.
-    requesting: u8,
-    /// Where the guest was.
-    rip: u64,
 }
 
 /// Sets the controls for the mode that the local APIC is in.
@@ -121,8 +111,6 @@ pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
         apic.take_posted();
         if apic.take_stale() {
             tell(cx);
-        } else {
-            cx.state.hw.virtual_apic.told = None;
         }
     } else if cx.state.hw.cpu_based.contains(CpuBased::USE_TPR_SHADOW) {
         let threshold = apic.lapic.tpr_threshold();
@@ -136,10 +124,6 @@ pub(super) fn prepare_entry(cx: &mut Loaded<'_, Vmx>) {
 /// An exit cut the delivery of `vectoring` short. If that is an interrupt which the processor took
 /// from the virtual APIC by itself, it goes back there, and will be taken again when the guest can:
 /// the entry that follows need not inject it. Returns whether it was.
-///
-/// Bochs 3.0 reports whatever it delivered before, from an IDT or injected. So an external interrupt
-/// that was not injected is one of the virtual APIC's, whichever the vector; and anything is, if the
-/// entry said that this interrupt was to be taken, it has been, and the guest has not moved since.
 #[cold]
 pub(super) fn take_back(cx: &Loaded<'_, Vmx>, vectoring: InterruptionInfo) -> bool {
     let Some(apic) = cx.vcpu.apic.as_deref() else {
@@ -148,24 +132,14 @@ pub(super) fn take_back(cx: &Loaded<'_, Vmx>, vectoring: InterruptionInfo) -> bo
     if !apic.lapic.is_hardware_delivery() {
         return false;
     }
-    let f = &cx.vcpu.resident;
-    let in_service = (f.read(vmcs::GUEST_INTERRUPT_STATUS) >> 8) as u8;
-    let is_external = vectoring.kind() == EventKind::EXTERNAL_INTERRUPT;
-    let was_injected = Event::Interrupt {
-        vector: vectoring.vector(),
-    };
-    let told = &cx.state.hw.virtual_apic.told;
-    let taken = match cx.state.events.injected {
-        injected if is_external => injected != Some(was_injected),
-        Some(_) => false,
-        None => told.as_ref().is_some_and(|told| {
-            told.requesting == in_service && told.rip == f.read(vmcs::GUEST_RIP)
-        }),
-    };
-    if !taken || apic.lapic.highest_isr() != Some(in_service) {
+    let vector = vectoring.vector();
+    let taken = vectoring.kind() == EventKind::EXTERNAL_INTERRUPT
+        && cx.state.events.injected != Some(Event::Interrupt { vector })
+        && apic.lapic.highest_isr() == Some(vector);
+    if !taken {
         return false;
     }
-    apic.lapic.take_back(in_service);
+    apic.lapic.take_back(vector);
     apic.set_stale();
     true
 }
@@ -182,10 +156,6 @@ fn tell(cx: &mut Loaded<'_, Vmx>) {
     let servicing = apic.lapic.highest_isr().unwrap_or(0);
     let status = u16::from(servicing) << 8 | u16::from(requesting);
     vcpu.resident.write(vmcs::GUEST_INTERRUPT_STATUS, status);
-    cx.state.hw.virtual_apic.told = (requesting > servicing).then(|| Told {
-        requesting,
-        rip: vcpu.resident.read(vmcs::GUEST_RIP),
-    });
 
     let watched = cx.vm.watched_vectors();
     for (i, field) in EOI_EXIT_BITMAPS.into_iter().enumerate() {

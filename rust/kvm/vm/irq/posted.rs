@@ -20,8 +20,8 @@ const CONTROL: usize = 4;
 /// Outstanding notification: there are requests, and the processor was told.
 const ON: u64 = 1 << 0;
 
-/// A posted-interrupt descriptor. It has a page of its own, which is more than the manual asks for,
-/// and what Bochs wants.
+/// A posted-interrupt descriptor. It has a page of its own, which is more than the manual asks for:
+/// its physical address is one that the VMCS can have.
 pub(crate) struct Posted(HardwarePage);
 
 impl Posted {
