@@ -23,7 +23,7 @@ function section(title) {
 }
 
 BEGIN {
-    row = "%-14s %12s %12s %8s %8s\n"
+    row = "%-18s %12s %12s %8s %8s\n"
     # Targets of exits are for what the exit path itself costs.
     expect("cpuid", 0.4)
     expect("hlt", "")
@@ -46,6 +46,10 @@ BEGIN {
     expect("linux_boot_2", 1.0)
     expect("virtio_disk_write", 1.0)
     expect("virtio_disk_read", 1.0)
+    expect("virtio_net_send", 1.0)
+    expect("virtio_net_receive", 1.0)
+    expect("qemu_boot_1", 1.0)
+    expect("qemu_boot_2", 1.0)
     # Memory has limits instead, in bytes.
     expect("vm_bytes", "")
     expect("vcpu_bytes", "")

@@ -23,9 +23,9 @@ use super::tsc;
 use crate::cli::BootBenchArgs;
 
 /// What the guest's init prints first.
-const USER_SPACE: &str = "guest userspace reached";
+pub const USER_SPACE: &str = "guest userspace reached";
 /// Kernel parameters; the guest's init switches off as soon as it has said so.
-const CMDLINE: &str = "console=ttyS0 minivmm.test=poweroff";
+pub const CMDLINE: &str = "console=ttyS0 minivmm.test=poweroff";
 /// What a boot is called, its vCPUs, and what it is for people.
 const BOOTS: [(&str, &str, &str); 2] = [
     ("linux_boot_1", "1", "Linux to user space, 1 vCPU"),
@@ -43,7 +43,7 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// minivmm cannot be run, or the report not be written.
+    /// The VMM cannot be run, or the report not be written.
     #[error("cannot run a boot")]
     Io(#[from] io::Error),
     /// No file for the guest's console.
@@ -58,7 +58,7 @@ pub enum Error {
         what: &'static str,
         /// The end of its console.
         console: String,
-        /// What minivmm said.
+        /// What the VMM said.
         said: String,
     },
 }
@@ -69,15 +69,24 @@ pub enum Error {
 ///
 /// [`Error`] for the first boot that does not succeed.
 pub fn run(args: &BootBenchArgs) -> Result<(), Error> {
-    // From now on they are in the host's page cache.
-    for path in [&args.kernel, &args.initrd] {
-        read(path)?;
-    }
+    cache(args)?;
     let title = "TSC ticks, one boot each";
     let mut report = Report::new(io::stdout().lock(), args.output.json, Unit::Ticks, title)?;
     for (name, cpus, meaning) in BOOTS {
         let ticks = boot(name, cpus, args)?;
         report.print(name, meaning, Cost::of(&[ticks], &[0]))?;
+    }
+    Ok(())
+}
+
+/// Has what is to be booted in the host's page cache from now on.
+///
+/// # Errors
+///
+/// [`Error::Read`].
+pub fn cache(args: &BootBenchArgs) -> Result<(), Error> {
+    for path in [&args.kernel, &args.initrd] {
+        read(path)?;
     }
     Ok(())
 }
@@ -112,15 +121,26 @@ pub struct Run {
 ///
 /// What keeps it from being run.
 pub fn run_linux(args: &BootBenchArgs, cmdline: &str, options: &[OsString]) -> Result<Run, Error> {
-    let console = TempFile::new().map_err(Error::Console)?;
-    let start = (tsc::read(), Instant::now());
-    let ended = Command::new(env::current_exe()?)
+    let mut command = Command::new(env::current_exe()?);
+    command
         .args(["run", "--stamp", "--cmdline", cmdline])
         .args(options)
         .arg("--kernel")
         .arg(&args.kernel)
         .arg("--initrd")
-        .arg(&args.initrd)
+        .arg(&args.initrd);
+    run_machine(&mut command)
+}
+
+/// Runs a VMM to its end, on this thread's CPU. The guest's console is its standard output.
+///
+/// # Errors
+///
+/// What keeps it from being run.
+pub fn run_machine(vmm: &mut Command) -> Result<Run, Error> {
+    let console = TempFile::new().map_err(Error::Console)?;
+    let start = (tsc::read(), Instant::now());
+    let ended = vmm
         .stdin(Stdio::null())
         .stdout(console.as_file().try_clone()?)
         .stderr(Stdio::piped())
@@ -141,12 +161,29 @@ impl Run {
     ///
     /// [`Error::NotReached`] for the measurement `name` if it never did.
     fn stamp(&self, name: &'static str, what: &'static str) -> Result<Duration, Error> {
-        stamp_of(&self.console, what).ok_or_else(|| Error::NotReached {
-            boot: name,
+        stamp_of(&self.console, what).ok_or_else(|| self.not_reached(name, what))
+    }
+
+    fn not_reached(&self, boot: &'static str, what: &'static str) -> Error {
+        Error::NotReached {
+            boot,
             what,
             console: last_lines(&self.console, 5),
             said: self.said.clone(),
-        })
+        }
+    }
+
+    /// The ticks that the whole run took.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReached`] for the measurement `name` if the guest has not said `what` in it.
+    pub fn ticks_if_said(&self, name: &'static str, what: &'static str) -> Result<u64, Error> {
+        if self.console.contains(what) {
+            Ok(self.ticks)
+        } else {
+            Err(self.not_reached(name, what))
+        }
     }
 
     fn ticks_in(&self, part: Duration) -> u64 {

@@ -13,6 +13,7 @@ mod devices;
 mod exits;
 mod interrupts;
 mod memory;
+mod qemu;
 mod report;
 mod tsc;
 mod vmm;
@@ -46,6 +47,7 @@ pub fn run(command: &BenchCommand) -> Result<ExitCode, Box<dyn std::error::Error
         BenchCommand::Memory(args) => memory::run(args.json)?,
         BenchCommand::Boot(args) => boot::run(args)?,
         BenchCommand::Devices(args) => devices::run(args)?,
+        BenchCommand::Qemu(args) => qemu::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -53,7 +53,7 @@ impl<W: Write> Report<W> {
         if !json {
             writeln!(out, "{title}\n")?;
             let (median, min, max) = ("median", "min", "max");
-            writeln!(out, "{:<14}{median:>11}{min:>11}{max:>11}", "what")?;
+            writeln!(out, "{:<18}{median:>11}{min:>11}{max:>11}", "what")?;
         }
         Ok(Self { out, json, unit })
     }
@@ -78,7 +78,7 @@ impl<W: Write> Report<W> {
         } else {
             writeln!(
                 self.out,
-                "{exit:<14}{median:>11}{min:>11}{max:>11}  {meaning}"
+                "{exit:<18}{median:>11}{min:>11}{max:>11}  {meaning}"
             )
         }
     }

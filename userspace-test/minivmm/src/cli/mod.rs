@@ -63,8 +63,11 @@ pub enum BenchCommand {
     Memory(JsonArgs),
     /// What it takes to boot Linux to its user space, in TSC ticks
     Boot(BootBenchArgs),
-    /// What it takes a Linux guest to write 64 MiB to a virtio disk and to read them, in TSC ticks
+    /// What it takes a Linux guest to move 64 MiB to and from a virtio disk, and to and from the host
+    /// through a virtio network, in TSC ticks
     Devices(BootBenchArgs),
+    /// What it takes QEMU to boot Linux, in TSC ticks
+    Qemu(QemuBenchArgs),
 }
 
 /// Arguments of `minivmm bench boot` and `minivmm bench devices`.
@@ -81,6 +84,18 @@ pub struct BootBenchArgs {
     /// How to print.
     #[command(flatten)]
     pub output: JsonArgs,
+}
+
+/// Arguments of `minivmm bench qemu`.
+#[derive(Debug, Args)]
+pub struct QemuBenchArgs {
+    /// QEMU
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    pub qemu: PathBuf,
+
+    /// What it boots.
+    #[command(flatten)]
+    pub linux: BootBenchArgs,
 }
 
 /// How to print.
@@ -110,7 +125,7 @@ mod tests {
 
     #[test]
     fn each_bench_takes_json() {
-        for what in ["exits", "interrupts", "memory", "boot", "devices"] {
+        for what in ["exits", "interrupts", "memory", "boot", "devices", "qemu"] {
             let cli = Cli::try_parse_from(["minivmm", "bench", what, "--json"]).expect("valid");
             let Command::Bench(args) = cli.command else {
                 panic!("parsed as another command");
@@ -121,6 +136,7 @@ mod tests {
                 BenchCommand::Memory(args) => ("memory", args.json),
                 BenchCommand::Boot(args) => ("boot", args.output.json),
                 BenchCommand::Devices(args) => ("devices", args.output.json),
+                BenchCommand::Qemu(args) => ("qemu", args.linux.output.json),
             };
             assert_eq!((name, json), (what, true));
         }
