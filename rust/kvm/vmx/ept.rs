@@ -83,20 +83,13 @@ fn store(slot: &AtomicU64, entry: Entry) {
     slot.store(entry.0, Ordering::Release);
 }
 
-/// The frames that entry `index` of a table at `level` maps, for a table that starts at `base`.
-fn span(base: u64, index: usize, level: u8) -> Range<u64> {
-    let pages = 1u64 << ept::level_shift(level);
-    let start = base + index as u64 * pages;
-    start..start + pages
-}
-
-/// Calls `f` on each entry of `table` that maps frames in `frames`, with those it maps.
+/// Calls `f` on each entry of `table` that maps frames in `frames`, with the first of those it maps.
 fn for_each_in(
     table: &Table,
     base: u64,
     level: u8,
     frames: &Range<u64>,
-    mut f: impl FnMut(&AtomicU64, Range<u64>),
+    mut f: impl FnMut(&AtomicU64, u64),
 ) {
     let shift = ept::level_shift(level);
     let end = base + ((ENTRIES as u64) << shift);
@@ -105,10 +98,17 @@ fn for_each_in(
     }
     let first = (frames.start.max(base) - base) >> shift;
     let last = (frames.end.min(end) - 1 - base) >> shift;
-    let (first, last) = (first as usize, last as usize);
-    for (index, slot) in table.iter().enumerate().take(last + 1).skip(first) {
-        f(slot, span(base, index, level));
+    let mut start = base + (first << shift);
+    let entries = table.get(first as usize..=last as usize);
+    for slot in entries.unwrap_or_default() {
+        f(slot, start);
+        start = start.wrapping_add(1 << shift);
     }
+}
+
+/// Whether an entry at `level` that maps frames from `start` on maps none but those of `frames`.
+fn is_inside(start: u64, level: u8, frames: &Range<u64>) -> bool {
+    frames.start <= start && start + (1 << ept::level_shift(level)) <= frames.end
 }
 
 impl Ept {
@@ -125,9 +125,13 @@ impl Ept {
     /// Puts a table of smaller pages in the place of the large page `entry` at `level`. First
     /// writes of all of them will be heard of.
     fn split(&self, slot: &AtomicU64, entry: Entry, level: u8, page: HardwarePage) -> Entry {
-        for (index, part) in page.words().iter().enumerate() {
-            let entry = entry.part(level, index);
-            store(part, leaves::heard_of(entry, level - 1, self.logs_writes));
+        // The parts have the same flags, and their pages lie behind each other.
+        let [mut part, second] = [0, 1]
+            .map(|index| leaves::heard_of(entry.part(level, index), level - 1, self.logs_writes));
+        let step = second.0.wrapping_sub(part.0);
+        for slot in page.words() {
+            store(slot, part);
+            part = Entry(part.0.wrapping_add(step));
         }
         let table = Entry::table(page.into_hpa());
         store(slot, table);

@@ -40,10 +40,10 @@ use super::{
 
 /// Words of a bitmap that are copied to or from the VMM at a time.
 const WORDS_AT_ONCE: usize = 128;
-/// Words of a bitmap, and frames, that are looked at without letting anybody else have a turn: the
-/// entries of a table.
-const WORDS_LOCKED: usize = 8;
-const FRAMES_LOCKED: u64 = 1 << 9;
+/// Words of a bitmap, and frames, that are looked at without letting anybody else have a turn: some
+/// thousand instructions.
+const WORDS_LOCKED: usize = 2;
+const FRAMES_LOCKED: u64 = 1 << 8;
 /// Frames whose tables are given up without letting anybody else have a turn: 32 MiB.
 const JOIN_AT_ONCE: u64 = 1 << 13;
 /// log2 of the small pages in a page of 2 MiB and of 1 GiB.

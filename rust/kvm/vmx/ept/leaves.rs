@@ -62,7 +62,7 @@ pub(super) fn hear_of_writes(
     logs_writes: bool,
 ) -> bool {
     let mut stale = false;
-    for_each_in(table, base, level, frames, |slot, covered| {
+    for_each_in(table, base, level, frames, |slot, start| {
         let entry = load(slot);
         if !entry.is_present() {
         } else if entry.is_leaf(level) {
@@ -70,7 +70,7 @@ pub(super) fn hear_of_writes(
         } else {
             // SAFETY: A present entry that is no leaf refers to a table; the tree is ours.
             let below = unsafe { super::table(entry) };
-            stale |= hear_of_writes(below, covered.start, level - 1, frames, logs_writes);
+            stale |= hear_of_writes(below, start, level - 1, frames, logs_writes);
         }
     });
     stale
@@ -174,7 +174,7 @@ pub(super) fn test_young(
     clear: bool,
 ) -> bool {
     let mut young = false;
-    for_each_in(table, base, level, frames, |slot, covered| {
+    for_each_in(table, base, level, frames, |slot, start| {
         let entry = load(slot);
         if !entry.is_present() {
             return;
@@ -182,7 +182,7 @@ pub(super) fn test_young(
         if !entry.is_leaf(level) {
             // SAFETY: As in `hear_of_writes`.
             let below = unsafe { super::table(entry) };
-            young |= test_young(below, covered.start, level - 1, frames, clear);
+            young |= test_young(below, start, level - 1, frames, clear);
             return;
         }
         young |= entry.is_accessed();

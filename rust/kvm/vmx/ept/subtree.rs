@@ -20,6 +20,7 @@ use arch::{
 
 use super::{
     for_each_in,
+    is_inside,
     load,
     store,
     Table,
@@ -35,7 +36,7 @@ fn detach(slot: &AtomicU64, entry: Entry) {
 /// Unmaps `frames`, and the large pages they are part of. Returns whether anything was mapped.
 pub(super) fn unmap(table: &Table, base: u64, level: u8, frames: &Range<u64>) -> bool {
     let mut any = false;
-    for_each_in(table, base, level, frames, |slot, covered| {
+    for_each_in(table, base, level, frames, |slot, start| {
         let entry = load(slot);
         if !entry.is_present() {
             return;
@@ -43,13 +44,13 @@ pub(super) fn unmap(table: &Table, base: u64, level: u8, frames: &Range<u64>) ->
         if entry.is_leaf(level) {
             store(slot, Entry::EMPTY);
             any = true;
-        } else if frames.start <= covered.start && covered.end <= frames.end {
+        } else if is_inside(start, level, frames) {
             detach(slot, entry);
             any = true;
         } else {
             // SAFETY: A present entry that is no leaf refers to a table; the tree is ours.
             let below = unsafe { super::table(entry) };
-            any |= unmap(below, covered.start, level - 1, frames);
+            any |= unmap(below, start, level - 1, frames);
         }
     });
     any
@@ -66,19 +67,19 @@ pub(super) fn join(
     can_join: &mut impl FnMut(Gfn, u32) -> bool,
 ) -> bool {
     let mut any = false;
-    for_each_in(table, base, level, frames, |slot, covered| {
+    for_each_in(table, base, level, frames, |slot, start| {
         let entry = load(slot);
         if !entry.is_present() || entry.is_leaf(level) {
             return;
         }
-        let inside = frames.start <= covered.start && covered.end <= frames.end;
-        if inside && can_join(Gfn(covered.start), level_shift(level)) {
+        let inside = is_inside(start, level, frames);
+        if inside && can_join(Gfn(start), level_shift(level)) {
             detach(slot, entry);
             any = true;
         } else if level > 2 {
             // SAFETY: As in `unmap`.
             let below = unsafe { super::table(entry) };
-            any |= join(below, covered.start, level - 1, frames, can_join);
+            any |= join(below, start, level - 1, frames, can_join);
         }
     });
     any

@@ -38,7 +38,7 @@ impl Unused {
     /// Takes what was detached in `frames` out of a table and those below it, as far as there is
     /// room.
     pub(super) fn take(&mut self, table: &Table, base: u64, level: u8, frames: &Range<u64>) {
-        for_each_in(table, base, level, frames, |slot, covered| {
+        for_each_in(table, base, level, frames, |slot, start| {
             let entry = load(slot);
             if entry.0 & DETACHED != 0 {
                 if let Some(place) = self.subtrees.get_mut(self.count) {
@@ -49,7 +49,7 @@ impl Unused {
             } else if level > 2 && entry.is_present() && !entry.is_leaf(level) {
                 // SAFETY: A present entry that is no leaf refers to a table; the tree is ours.
                 let below = unsafe { super::table(entry) };
-                self.take(below, covered.start, level - 1, frames);
+                self.take(below, start, level - 1, frames);
             }
         });
     }
