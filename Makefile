@@ -15,7 +15,7 @@ setup := scripts/setup
 cargo := cd userspace-test && ../$(in-root) cargo
 
 # Package by package: the features that one asks of a crate are not to reach the other.
-each-package = cd userspace-test && for package in arch minivmm systest; do \
+each-package = cd userspace-test && for package in arch fuzz-ioctl minivmm systest; do \
 	../$(in-root) cargo $(1) --package $$package $(2); done
 
 # How Kbuild is called for each kernel: its tree, its compiler.
@@ -29,7 +29,8 @@ kbuild = $(in-root) make -s -j"$$(nproc)" $(kbuild-$(1)) M=$(CURDIR) MO=$(2) \
 	BITFLAGS=$(build)/crates/bitflags $(3) modules
 
 .PHONY: all help setup module module-lab module-debug module-debian user demo test test-qemu \
-	test-selftests test-devices test-debug bench fmt fmt-check clippy doc load unload clean crates-in-root
+	test-selftests test-devices test-debug fuzz-ioctl bench fmt fmt-check clippy doc load unload \
+	clean crates-in-root
 
 help: ## this list
 	@scripts/lib/help $(MAKEFILE_LIST)
@@ -79,11 +80,12 @@ crates-in-root:
 	@$(setup) root
 	@$(in-root) scripts/fetch-crate bitflags 2 $(build)/crates/bitflags
 
-user: ## minivmm and the system tests, static, in build/bin
+user: ## minivmm, the system tests and the ioctl fuzzer, static, in build/bin
 	@$(setup) root
 	@mkdir -p $(build)/bin
 	@$(call each-package,build --locked --release)
-	@cp -u $(build)/cargo/x86_64-unknown-linux-gnu/release/{minivmm,systest} $(build)/bin/
+	@cp -u $(build)/cargo/x86_64-unknown-linux-gnu/release/{fuzz-ioctl,minivmm,systest} \
+		$(build)/bin/
 
 demo: ## Linux, booted by minivmm on our kvm.ko in the stock Debian kernel
 	@scripts/demo
@@ -104,6 +106,9 @@ test-selftests: module-lab ## the kernel's own KVM selftests on our module and o
 
 test-debug: ## the system tests in a kernel that checks locks, memory and leaks, which is built first
 	@scripts/test-debug
+
+fuzz-ioctl: user ## random calls and hostile guests, a million and ten thousand of them
+	@scripts/fuzz-ioctl
 
 bench: module-lab user ## what an exit costs on our module and on the kernel's own
 	@scripts/bench

@@ -80,6 +80,13 @@ pub(super) fn get_supported(arg: usize, hardware: &Hardware) -> Result<i32> {
 pub(super) fn get_emulated(arg: usize) -> Result<i32> {
     const FLAG_SIGNIFICANT_INDEX: u32 = bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
     let mut header: kvm_cpuid2 = copy::read(arg)?;
+    // The padding may come to mean something.
+    for i in 0..header.nent.min(MAX_ENTRIES) as usize {
+        let entry: kvm_cpuid_entry2 = copy::read(place(arg, i)).map_err(|_| EINVAL)?;
+        if entry.padding != [0; 3] {
+            return Err(EINVAL);
+        }
+    }
     let entry = |function, flags, eax| CpuidEntry {
         function,
         flags,

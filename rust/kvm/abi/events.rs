@@ -32,7 +32,7 @@ pub(super) fn interrupt<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Resul
     let vector = u8::try_from(interrupt.irq).map_err(|_| EINVAL)?;
     match cx.vm.irqchip().map(|irqchip| irqchip.has_chips()) {
         // The PICs are in the VMM, and there is no APIC between.
-        None => cx.state.events.interrupt = Some(vector),
+        None => cx.state.events.queue_interrupt(vector),
         Some(true) => return Err(ENXIO),
         Some(false) => {
             if cx.state.external_interrupt.is_some() {
@@ -63,17 +63,22 @@ pub(super) fn collect<B: Backend>(cx: &mut Loaded<'_, B>) -> kvm_vcpu_events {
     let knows_payload = cx.vm.options.has(Switches::EXCEPTION_PAYLOAD);
     let knows_triple_fault = cx.vm.options.has(Switches::TRIPLE_FAULT_EVENT);
 
+    cx.limit_nmis();
     let events = cx.state.events;
     let mut out = kvm_vcpu_events::zeroed();
+    // Of an exception that an instruction asked for, INT3 or INTO, it is not said that it is on its
+    // way: there is no room for the instruction's length, and it raises the exception again.
+    let is_soft =
+        |vector| vector == Exception::Breakpoint.vector() || vector == Exception::Overflow.vector();
     let exception = match (events.injected, events.exception) {
         (Some(Event::Exception { vector, error_code }), _) => {
-            out.exception.injected = 1;
+            out.exception.injected = (!is_soft(vector)).into();
             Some((vector, error_code))
         }
         (_, Some(queued)) => {
             // A VMM that does not know the difference takes both for the same.
-            out.exception.injected = (!knows_payload).into();
-            out.exception.pending = 1;
+            out.exception.injected = (!knows_payload && !is_soft(queued.vector)).into();
+            out.exception.pending = (!is_soft(queued.vector)).into();
             out.exception_has_payload = queued.payload.is_some().into();
             out.exception_payload = queued.payload.unwrap_or(0);
             Some((queued.vector, queued.error_code))

@@ -4,7 +4,10 @@
 
 use arch::{
     addr::Gva,
-    control_regs::Sregs,
+    control_regs::{
+        Cr0,
+        Sregs, //
+    },
     paging::{
         Access,
         AccessKind, //
@@ -194,7 +197,7 @@ pub(super) fn set_all<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs) -> 
         .find(|(_, word)| **word != 0)
         .map(|(i, word)| (i as u32 * 64 + word.trailing_zeros()) as u8);
     if let Some(vector) = queued {
-        cx.state.events.interrupt = Some(vector);
+        cx.state.events.queue_interrupt(vector);
     }
     Ok(())
 }
@@ -257,7 +260,10 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
     B::set_idtr(cx, to_table(&sregs.idt));
     cx.state.cr2 = sregs.cr2;
     B::set_cr3(cx, sregs.cr3);
-    cx.set_cr8(sregs.cr8);
+    // What cannot stand in CR8 is passed over, the other registers count all the same.
+    if sregs.cr8 <= 15 {
+        cx.set_cr8(sregs.cr8);
+    }
 
     B::set_efer(cx, sregs.efer);
     B::set_cr4(cx, sregs.cr4);
@@ -272,6 +278,14 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
     B::set_segment(cx, SegmentRegister::Gs, &to_segment(&sregs.gs));
     B::set_segment(cx, SegmentRegister::Ss, &to_segment(&sregs.ss));
     cx.update_runtime_cpuid();
+    // Where a VMM resets the boot processor by its registers alone, that ends a HLT, too.
+    let at_reset = sregs.cs.selector == 0xf000
+        && sregs.cs.base == 0xffff_0000
+        && B::rip(cx) == 0xfff0
+        && !cx.control_state().cr0.contains(Cr0::PE);
+    if at_reset && cx.is_bsp() {
+        cx.make_runnable();
+    }
     if cx.control_state().is_pae_paging() {
         match pdptes {
             // What memory holds may be nonsense until the VMM has filled it: the guest then gets
@@ -287,17 +301,17 @@ fn apply<B: Backend>(cx: &mut Loaded<'_, B>, sregs: &kvm_sregs, pdptes: Pdptes) 
 /// KVM_TRANSLATE (api.rst, 4.15).
 pub(super) fn translate<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<i32> {
     let mut translation: kvm_translation = copy::read(arg)?;
-    let found = {
+    let address = translation.linear_address;
+    let found = if cx.control_state().cr0.contains(Cr0::PG) {
         let memory = cx.vcpu.guest_memory();
-        cx.paging()
-            .translate(
-                &mut &memory,
-                Gva(translation.linear_address),
-                Access::implicit(AccessKind::Read),
-            )
-            .ok()
+        let access = Access::implicit(AccessKind::Read);
+        let found = cx.paging().translate(&mut &memory, Gva(address), access);
+        found.ok().map(|t| t.gpa.0)
+    } else {
+        // All of it: no access comes with more than 32 bits then, but the VMM's question may.
+        Some(address).filter(|&address| address != u64::MAX)
     };
-    translation.physical_address = found.map_or(u64::MAX, |t| t.gpa.0);
+    translation.physical_address = found.unwrap_or(u64::MAX);
     translation.valid = found.is_some().into();
     translation.writeable = 1;
     translation.usermode = 0;

@@ -243,6 +243,9 @@ pub(crate) trait Backend: Send + Sync + Sized + 'static {
     fn skip_instruction(cx: &mut Loaded<'_, Self>);
     /// Goes on `length` bytes further.
     fn skip_bytes(cx: &mut Loaded<'_, Self>, length: u8);
+    /// Whether the instruction just completed is followed by a single-step trap and nothing else of
+    /// its kind, which then is the caller's to deliver.
+    fn take_single_step(cx: &mut Loaded<'_, Self>) -> bool;
     /// The words that describe an exit nobody can handle: vectoring information, reason,
     /// qualification, error code and address.
     fn describe_exit(cx: &Loaded<'_, Self>) -> [u64; 5];

@@ -131,7 +131,7 @@ impl<B: Backend> Loaded<'_, B> {
                 return Err(EBUSY);
             }
             if control & INJECT_DB != 0 {
-                self.state.events.queue_exception(VECTOR_DB, None, Some(0));
+                self.state.events.queue_exception(VECTOR_DB, None, None);
             } else {
                 self.state.events.queue_exception(VECTOR_BP, None, None);
             }
@@ -145,6 +145,22 @@ impl<B: Backend> Loaded<'_, B> {
         self.update_dr7();
         self.update_exception_exits();
         Ok(())
+    }
+
+    /// The trap after an instruction that the VMM had a part in: for whoever steps the guest, or the
+    /// guest's own.
+    pub(crate) fn trap_single_step(&mut self) -> Next {
+        if self.state.dr.is_stepping() {
+            return self.leave(&UserExit::Debug {
+                exception: VECTOR_DB.into(),
+                pc: self.linear_rip().0,
+                dr6: Dr6::BS.bits() | Dr6::RESET,
+                dr7: B::dr7(self),
+            });
+        }
+        let events = &mut self.state.events;
+        events.queue_exception(VECTOR_DB, None, Some(Dr6::BS.bits()));
+        Next::Guest
     }
 
     /// RFLAGS without the trap flag of whoever steps the guest.

@@ -74,6 +74,18 @@ impl Events {
             || self.nmi_pending != 0
     }
 
+    /// Queues an interrupt of the VMM's own interrupt controller, in the place of one that is under
+    /// way.
+    pub(crate) fn queue_interrupt(&mut self, vector: u8) {
+        if matches!(
+            self.injected,
+            Some(Event::Interrupt { .. } | Event::SoftwareInterrupt { .. })
+        ) {
+            self.injected = None;
+        }
+        self.interrupt = Some(vector);
+    }
+
     /// Queues an exception; one that is on its way makes it a double fault, or a triple fault
     /// (SDM vol. 3, 6.15, table 6-5).
     pub(crate) fn queue_exception(
@@ -140,10 +152,16 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Queues an NMI: one that is being handled, and one behind it; more are lost.
     pub(crate) fn queue_nmi(&mut self) {
+        self.state.events.nmi_pending += 1;
+        self.limit_nmis();
+    }
+
+    /// Forgets NMIs that have no place to wait.
+    pub(crate) fn limit_nmis(&mut self) {
         let handled = B::nmi_masked(self) || self.state.events.injected == Some(Event::Nmi);
         let limit = if handled { 1 } else { 2 };
         let pending = &mut self.state.events.nmi_pending;
-        *pending = (*pending + 1).min(limit);
+        *pending = (*pending).min(limit);
     }
 
     /// Whether the guest could take an interrupt.

@@ -8,7 +8,10 @@
 //! adapts to how long the last waits were (`halt_poll_ns` in
 //! `Documentation/virt/kvm/halt-polling.rst`).
 
-use arch::rflags::Rflags;
+use arch::{
+    control_regs::Cr0,
+    rflags::Rflags, //
+};
 use kernel::prelude::*;
 
 use super::{
@@ -316,10 +319,20 @@ impl<B: Backend> Loaded<'_, B> {
         };
     }
 
-    /// Registers as INIT leaves them. The FPU, XCR0, the TSC and most MSRs stay.
+    /// Whatever it waited for, it runs.
+    pub(crate) fn make_runnable(&mut self) {
+        self.state.mp_state = MpState::Runnable;
+    }
+
+    /// Registers as INIT leaves them. The FPU, XCR0, CR0's two bits of caching, the TSC and most MSRs
+    /// stay (SDM vol. 3, table 10-1 and its notes).
     fn init_reset(&mut self) {
+        const CACHING: Cr0 = Cr0::CD.union(Cr0::NW);
         let pat = B::msr(self, IA32_PAT);
+        let caching = B::cr0(self) & CACHING.bits();
         self.reset_registers();
+        let cr0 = B::cr0(self) & !CACHING.bits() | caching;
+        B::set_cr0(self, cr0);
         if let Some(pat) = pat {
             B::set_msr(self, IA32_PAT, pat);
         }

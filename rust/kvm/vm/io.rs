@@ -71,7 +71,7 @@ pub(crate) enum Pending {
     /// Nothing.
     None,
     /// OUT: go on after it, unless the VMM moved RIP.
-    Out { rip: u64 },
+    Out { rip: Gva },
     /// IN: take the data and go on.
     In { port: u16, size: Size },
     /// INS: take the data of `count` items and go on or repeat.
@@ -102,10 +102,22 @@ enum Fault {
 impl<B: Backend> Loaded<'_, B> {
     /// Completes what the last exit to the VMM began.
     pub(crate) fn complete_pending(&mut self) -> Result<Next> {
-        match core::mem::replace(&mut self.state.pending, Pending::None) {
+        let pending = core::mem::replace(&mut self.state.pending, Pending::None);
+        if matches!(pending, Pending::None) {
+            return Ok(Next::Guest);
+        }
+        let next = self.complete(pending)?;
+        if next == Next::Guest && B::take_single_step(self) {
+            return Ok(self.trap_single_step());
+        }
+        Ok(next)
+    }
+
+    fn complete(&mut self, pending: Pending) -> Result<Next> {
+        match pending {
             Pending::None => Ok(Next::Guest),
             Pending::Out { rip } => {
-                if B::rip(self) == rip {
+                if self.linear_rip() == rip {
                     B::skip_instruction(self);
                 }
                 Ok(Next::Guest)
@@ -156,7 +168,9 @@ impl<B: Backend> Loaded<'_, B> {
             if io.port == 0x7e && self.vm.has_quirk(QUIRK_OUT_7E_INC_RIP) {
                 B::skip_instruction(self);
             } else {
-                self.state.pending = Pending::Out { rip: B::rip(self) };
+                self.state.pending = Pending::Out {
+                    rip: self.linear_rip(),
+                };
             }
         }
         Ok(self.leave_for_io(io, 1))

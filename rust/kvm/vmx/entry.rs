@@ -151,10 +151,21 @@ fn traps(f: &Vmcs) -> bool {
     f.read(vmcs::GUEST_RFLAGS) & RFLAGS_TF != 0
 }
 
+/// BS among the debug exceptions that wait for the next entry (SDM vol. 3, 25.4.2).
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+
+/// Takes the single-step trap from the debug exceptions that wait, if it is alone.
+pub(super) fn take_single_step(f: &Vmcs) -> bool {
+    let alone = f.read(vmcs::GUEST_PENDING_DBG_EXCEPTIONS) == PENDING_SINGLE_STEP;
+    if alone {
+        f.write(vmcs::GUEST_PENDING_DBG_EXCEPTIONS, 0);
+    }
+    alone
+}
+
 /// Goes on `length` bytes further: what an instruction does beside its work.
 #[inline]
 pub(super) fn skip(cx: &Loaded<'_, Vmx>, length: u64) {
-    const PENDING_SINGLE_STEP: u64 = 1 << 14;
     const SHADOW: u32 = super::guest_state::BLOCKED_BY_STI | super::guest_state::BLOCKED_BY_MOV_SS;
     let f = &cx.vcpu.resident;
 

@@ -95,10 +95,9 @@ pub(super) fn segment_base(f: &Vmcs, register: SegmentRegister) -> u64 {
 pub(super) fn set_segment(f: &Vmcs, register: SegmentRegister, segment: &Segment) {
     let fields = fields(register);
     let mut rights = segment.rights.0;
-    // Entries want the accessed bit set in what is usable (SDM vol. 3, 27.3.1.2); a VMM that loads
-    // descriptors by hand may not have set it.
-    let is_table = matches!(register, SegmentRegister::Ldtr | SegmentRegister::Tr);
-    if !segment.rights.is_unusable() && !is_table {
+    // Entries want the accessed bit set in what is usable, and a TSS that is busy (SDM vol. 3,
+    // 27.3.1.2); a VMM that loads descriptors by hand may not have set it.
+    if register != SegmentRegister::Ldtr {
         rights |= u32::from(TYPE_ACCESSED);
     }
     f.write(fields.selector, segment.selector.0);

@@ -22,7 +22,8 @@ pub(super) fn write(f: &Vmcs, event: &Event, cr0: u64) {
             // In real mode exceptions push no error code.
             let error_code = error_code.filter(|_| cr0 & CR0_PE != 0);
             if let Some(code) = error_code {
-                f.write(vmcs::VM_ENTRY_EXCEPTION_ERROR_CODE, code);
+                // A VMM may have set more than there is in an error code; the entry would fail.
+                f.write(vmcs::VM_ENTRY_EXCEPTION_ERROR_CODE, code & 0xffff);
             }
             // INT3 and INTO are software exceptions: the entry checks their descriptor's DPL only
             // for those, and a VMM that queues them means the exception itself.

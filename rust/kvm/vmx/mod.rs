@@ -395,6 +395,10 @@ impl Backend for Vmx {
         entry::skip(cx, length.into());
     }
 
+    fn take_single_step(cx: &mut Loaded<'_, Self>) -> bool {
+        entry::take_single_step(&cx.vcpu.resident)
+    }
+
     fn describe_exit(cx: &Loaded<'_, Self>) -> [u64; 5] {
         let f = &cx.vcpu.resident;
         [

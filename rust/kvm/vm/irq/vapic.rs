@@ -32,6 +32,9 @@ impl<B: Backend> Loaded<'_, B> {
         let (Some(gpa), Some(apic)) = (self.state.vapic, self.apic()) else {
             return;
         };
+        if !apic.lapic.is_software_enabled() {
+            return;
+        }
         let in_service = u32::from(apic.lapic.highest_isr().unwrap_or(0) & 0xf0);
         let waiting = u32::from(apic.lapic.highest_irr().unwrap_or(0));
         let word = u32::from(apic.lapic.tpr()) | in_service << 8 | waiting << 24;

@@ -168,6 +168,10 @@ impl<B: Backend> Loaded<'_, B> {
         let Some(apic) = self.vcpu.apic.as_deref() else {
             return;
         };
+        // Without that leaf the APIC stays as it was.
+        if !self.state.cpuid.entries().iter().any(|e| e.function == 1) {
+            return;
+        }
         let ecx = self.state.cpuid.words(1, 0)[2];
         let mut features = apic.lapic.features();
         features.set(Features::X2APIC, ecx & ECX_X2APIC != 0);

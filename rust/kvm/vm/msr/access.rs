@@ -19,6 +19,7 @@ use super::{
     index::{
         BBL_CR_CTL3,
         DRAM_ENERGY_STATUS,
+        EBC_FREQUENCY_ID,
         EBL_CR_POWERON,
         FSB_FREQ,
         IA32_APIC_BASE,
@@ -117,13 +118,13 @@ impl<B: Backend> Loaded<'_, B> {
             SMI_COUNT => msrs.smi_count,
             K7_HWCR => msrs.hwcr,
             IA32_MTRRCAP => MTRRCAP,
-            // A ratio of 10 between processor and bus, as real ones report somewhere.
-            IA32_PERF_STATUS => 1000,
+            // TSC ticks to a tick of the bus, and that ratio once more.
+            IA32_PERF_STATUS => 1000 | 4 << 40,
             FSB_FREQ => 3,
-            // 133 MHz, ratio 1.
-            EBL_CR_POWERON => 1 << 24,
+            // A ratio of 1 between the processor and its bus: guests divide by it.
+            EBC_FREQUENCY_ID => 1 << 24,
             BBL_CR_CTL3 => 0xbe70_2111,
-            IA32_PLATFORM_ID => 0,
+            IA32_PLATFORM_ID | EBL_CR_POWERON => 0,
             // What the host consumes is not for guests to see.
             RAPL_POWER_UNIT | PKG_ENERGY_STATUS | DRAM_ENERGY_STATUS | PP0_ENERGY_STATUS
             | PP1_ENERGY_STATUS => 0,
@@ -174,7 +175,8 @@ impl<B: Backend> Loaded<'_, B> {
             return Ok(());
         }
         if let Some(mtrr) = self.state.msrs.mtrr(index) {
-            if !is_mtrr(index, value) {
+            let physical = self.state.cpuid.limits().maxphyaddr;
+            if !is_mtrr(index, value, physical) {
                 return Err(EINVAL);
             }
             *mtrr = value;
@@ -220,6 +222,8 @@ impl<B: Backend> Loaded<'_, B> {
             IA32_BIOS_SIGN_ID if by == MsrAccess::Vmm => self.state.msrs.bios_sign_id = value,
             // What a guest writes there before it asks with CPUID has no effect.
             IA32_BIOS_SIGN_ID | IA32_BIOS_UPDT_TRIG => {}
+            // Old guests set bits there that never had a meaning they could rely on.
+            BBL_CR_CTL3 => {}
             PLATFORM_INFO if by == MsrAccess::Vmm => {
                 let loses_fault = value & PLATFORM_INFO_CPUID_FAULT == 0;
                 if loses_fault && self.state.msrs.misc_features != 0 {

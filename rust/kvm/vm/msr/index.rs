@@ -6,6 +6,7 @@ pub(super) const IA32_TSC: u32 = 0x10;
 pub(super) const IA32_PLATFORM_ID: u32 = 0x17;
 pub(super) const IA32_APIC_BASE: u32 = 0x1b;
 pub(super) const EBL_CR_POWERON: u32 = 0x2a;
+pub(super) const EBC_FREQUENCY_ID: u32 = 0x2c;
 pub(super) const IA32_FEATURE_CONTROL: u32 = 0x3a;
 pub(super) const SMI_COUNT: u32 = 0x34;
 pub(super) const IA32_TSC_ADJUST: u32 = 0x3b;

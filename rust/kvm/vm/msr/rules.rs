@@ -10,6 +10,7 @@ use super::{
     index::{
         BBL_CR_CTL3,
         DRAM_ENERGY_STATUS,
+        EBC_FREQUENCY_ID,
         EBL_CR_POWERON,
         FSB_FREQ,
         IA32_APIC_BASE,
@@ -66,7 +67,7 @@ pub(super) fn is_known(index: u32, is_write: bool) -> bool {
             | IA32_PERF_STATUS
             | FSB_FREQ
             | EBL_CR_POWERON
-            | BBL_CR_CTL3
+            | EBC_FREQUENCY_ID
             | IA32_PLATFORM_ID
     );
     SAVED_MSRS.contains(&index)
@@ -78,6 +79,7 @@ pub(super) fn is_known(index: u32, is_write: bool) -> bool {
                 | IA32_FS_BASE
                 | IA32_GS_BASE
                 | IA32_BIOS_UPDT_TRIG
+                | BBL_CR_CTL3
                 | IA32_TSC_DEADLINE
                 | X2APIC_FIRST..=X2APIC_LAST
                 | IA32_MTRR_PHYSBASE0..=IA32_MTRR_LAST_VARIABLE
@@ -102,8 +104,10 @@ pub(super) fn is_pat(value: u64) -> bool {
         .all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
-/// Whether a value is one that an MTRR can have (SDM vol. 3, 12.11).
-pub(super) fn is_mtrr(index: u32, value: u64) -> bool {
+/// Whether a value is one that an MTRR can have (SDM vol. 3, 12.11) where addresses have `physical`
+/// bits.
+pub(super) fn is_mtrr(index: u32, value: u64, physical: u8) -> bool {
+    let is_address = physical >= 64 || value >> physical == 0;
     let is_type = |kind: u64| matches!(kind, 0 | 1 | 4..=6);
     match index {
         IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_type(value & 0xff),
@@ -112,7 +116,7 @@ pub(super) fn is_mtrr(index: u32, value: u64) -> bool {
             .iter()
             .all(|kind| is_type((*kind).into())),
         // Even ones are bases with a type, odd ones masks with a valid bit.
-        _ if index & 1 == 0 => is_type(value & 0xff) && value & 0xf00 == 0,
-        _ => value & 0x7ff == 0,
+        _ if index & 1 == 0 => is_address && is_type(value & 0xff) && value & 0xf00 == 0,
+        _ => is_address && value & 0x7ff == 0,
     }
 }

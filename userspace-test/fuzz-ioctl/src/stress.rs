@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Many threads call the same VM at once, while memory goes away under it, descriptors are closed
+//! and signals come; now and then the process is killed in the middle.
+//!
+//! Each VM has a process of its own, which may well harm itself: arguments have pointers to anywhere.
+//! What counts is that it can be ended, and that the kernel is well.
+
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::calls::Calls;
+use crate::machine::Machine;
+use crate::random::Random;
+use crate::sequence;
+use crate::step::{Argument, Edit, Step, Value};
+use crate::sys::{self, Disturbance, Shared};
+
+/// Steps of each thread.
+const STEPS: u64 = 60;
+/// How long a process may take to end that was told to, or was killed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A step of a thread: what is in no sequence that has a defined result is in here.
+fn wild(calls: &Calls, random: &mut Random, vcpus: usize) -> Step {
+    let page = || sys::PAGE as u64;
+    match random.below(24) {
+        0 => Step::Disturb {
+            at: random.below(512) * page(),
+            len: random.pick(&[1, 1, 16, 512]) * page(),
+            how: random.pick(&[
+                Disturbance::Unmap,
+                Disturbance::Remap,
+                Disturbance::Remap,
+                Disturbance::Discard,
+                Disturbance::Protect(libc::PROT_READ),
+                Disturbance::Protect(libc::PROT_NONE),
+                Disturbance::Protect(libc::PROT_READ | libc::PROT_WRITE),
+            ]),
+        },
+        1 => Step::RunPage {
+            vcpu: random.below(vcpus as u64) as usize,
+            at: random.below(256) as usize * 8,
+            value: random.number(),
+        },
+        2 if random.one_in(4) => Step::Close(random.below(vcpus as u64) as usize),
+        _ => {
+            let mut step = sequence::anything(calls, random, vcpus);
+            if let Step::Ioctl(call) = &mut step {
+                if let Argument::Block(block) = &mut call.argument {
+                    if random.one_in(3) && block.bytes.len() >= 8 {
+                        let at = random.below(block.bytes.len() as u64 - 7) as usize;
+                        let value = Value::Set(random.number());
+                        block.edits.push(Edit {
+                            at,
+                            width: 8,
+                            value,
+                        });
+                    }
+                }
+            }
+            step
+        }
+    }
+}
+
+/// The child: a VM, `threads` threads, and signals for them until all are done.
+fn child(seed: u64, number: u64, threads: u64, count: &AtomicU64) {
+    let calls = Calls::all();
+    let mut random = Random::of(seed ^ 0x7374_7265_7373, number);
+    let (steps, vcpus) = sequence::set_up(&mut random);
+    let mut machine = Machine::new();
+    for step in &steps {
+        machine.step(step);
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    let ids: Vec<_> = (0..threads).map(|_| AtomicI32::new(0)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let mut own = machine.share(thread + 1);
+            let (ids, calls) = (&ids, &calls);
+            scope.spawn(move || {
+                let id = &ids[thread as usize];
+                id.store(sys::thread_id(), Ordering::SeqCst);
+                let mut random = Random::of(seed ^ ((thread + 1) << 48), number);
+                for _ in 0..STEPS {
+                    let step = wild(calls, &mut random, vcpus);
+                    own.step_shared(&step);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                id.store(-1, Ordering::SeqCst);
+            });
+        }
+        // What waits in KVM_RUN has to be woken.
+        while ids.iter().any(|id| id.load(Ordering::SeqCst) != -1) {
+            std::thread::sleep(Duration::from_millis(2));
+            ids.iter()
+                .for_each(|id| sys::signal_thread(id.load(Ordering::SeqCst)));
+        }
+    });
+}
+
+/// The kernel's taint flags: a WARN or an oops sets one.
+pub fn taint() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default()
+}
+
+/// Runs VMs from `first` on until `count` calls were made; returns how many VMs and calls that were,
+/// and how many processes were killed.
+///
+/// # Errors
+///
+/// The number of a VM that could not be ended, or after which the kernel was unwell, and the words
+/// for that.
+pub fn run_all(
+    seed: u64,
+    first: u64,
+    count: u64,
+    threads: u64,
+    mut progress: impl FnMut(u64),
+) -> Result<[u64; 3], (u64, String)> {
+    let made = Shared::new();
+    let before = taint();
+    let (mut number, mut killed) = (first, 0);
+    while made.counter().load(Ordering::Relaxed) < count {
+        let mut random = Random::of(seed ^ 0x6b69_6c6c, number);
+        let kill = random
+            .one_in(4)
+            .then(|| Duration::from_micros(random.below(20_000)));
+        let pid = sys::fork(|| child(seed, number, threads, made.counter()));
+        let mut deadline = Instant::now() + PATIENCE;
+        if let Some(after) = kill {
+            std::thread::sleep(after);
+            sys::kill(pid);
+            killed += 1;
+        }
+        let mut told = false;
+        while !sys::has_ended(pid) {
+            if Instant::now() > deadline {
+                if told || kill.is_some() {
+                    return Err((number, "a killed process does not end".into()));
+                }
+                sys::kill(pid);
+                told = true;
+                deadline = Instant::now() + PATIENCE;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        if told {
+            return Err((
+                number,
+                "the threads did not come to an end by themselves".into(),
+            ));
+        }
+        if taint() != before {
+            return Err((number, "the kernel is tainted: its log says why".into()));
+        }
+        number += 1;
+        progress(made.counter().load(Ordering::Relaxed));
+    }
+    Ok([
+        number - first,
+        made.counter().load(Ordering::Relaxed),
+        killed,
+    ])
+}
