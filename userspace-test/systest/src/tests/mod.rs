@@ -3,6 +3,7 @@
 
 use crate::harness::Test;
 
+mod agreement;
 mod allocations;
 mod apic;
 mod apic_timer;
@@ -129,6 +130,7 @@ pub fn all() -> Vec<Test> {
         device_fuzz::TESTS,
         storms::TESTS,
         faults::TESTS,
+        agreement::TESTS,
         allocations::TESTS,
         charges::TESTS,
         stats::TESTS,
