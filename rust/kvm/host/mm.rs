@@ -239,6 +239,28 @@ pub(crate) fn read_u32(hva: Hva) -> Option<u32> {
     (unsafe { bindings::shim_get_user_u32(hva.0, &mut value) } == 0).then_some(value)
 }
 
+/// Writes an aligned word of the current process.
+///
+/// # Errors
+///
+/// EFAULT.
+#[inline]
+pub(crate) fn write_u64(hva: Hva, value: u64) -> Result {
+    // SAFETY: A fault is caught.
+    to_result(unsafe { bindings::shim_put_user_u64(hva.0, value) })
+}
+
+/// As [`write_u64`].
+///
+/// # Errors
+///
+/// EFAULT.
+#[inline]
+pub(crate) fn write_u32(hva: Hva, value: u32) -> Result {
+    // SAFETY: A fault is caught.
+    to_result(unsafe { bindings::shim_put_user_u32(hva.0, value) })
+}
+
 /// Replaces an aligned value of `size` bytes (1, 2, 4 or 8) of the current process at once.
 /// Whether it was still `old`; `None` where the process has no memory that may be written.
 pub(crate) fn compare_exchange(hva: Hva, old: u64, new: u64, size: usize) -> Option<bool> {

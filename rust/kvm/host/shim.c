@@ -507,6 +507,16 @@ int shim_get_user_u32(u64 hva, u32 *value)
 	return get_user(*value, (u32 __user *)hva);
 }
 
+int shim_put_user_u32(u64 hva, u32 value)
+{
+	return put_user(value, (u32 __user *)hva);
+}
+
+int shim_put_user_u64(u64 hva, u64 value)
+{
+	return put_user(value, (u64 __user *)hva);
+}
+
 int shim_get_user_u64(u64 hva, u64 *value)
 {
 	return get_user(*value, (u64 __user *)hva);

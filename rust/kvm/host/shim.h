@@ -125,6 +125,8 @@ void shim_get_page(struct page *page);
 void shim_put_page(struct page *page, bool dirty);
 int shim_host_mapping_shift(struct mm_struct *mm, u64 hva);
 int shim_get_user_u32(u64 hva, u32 *value);
+int shim_put_user_u32(u64 hva, u32 value);
+int shim_put_user_u64(u64 hva, u64 value);
 int shim_get_user_u64(u64 hva, u64 *value);
 bool shim_user_words_unchanged(const u64 *words, u32 count);
 int shim_exchange_user_u8(u64 hva, u8 *value);

@@ -113,20 +113,6 @@ impl GuestAccess<'_> {
         })
     }
 
-    /// Swaps a byte of guest-physical memory with `value`, and returns what was there.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::write`].
-    pub(crate) fn exchange_u8(&self, gpa: Gpa, value: u8) -> Result<u8> {
-        let slot = self.find(gpa.gfn()).filter(|slot| !slot.is_readonly());
-        let slot = slot.ok_or(EFAULT)?;
-        let hva = slot.hva_of(gpa.gfn()).offset(gpa.page_offset());
-        let old = mm::exchange_u8(hva, value)?;
-        slot.mark_dirty(gpa.gfn(), self.ring);
-        Ok(old)
-    }
-
     /// The slot of a frame.
     #[inline]
     fn find(&self, gfn: Gfn) -> Option<&Slot> {

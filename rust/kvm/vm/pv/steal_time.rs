@@ -14,12 +14,18 @@ use core::sync::atomic::{
     Ordering, //
 };
 
-use arch::addr::Gpa;
+use arch::addr::{
+    Gpa,
+    Hva, //
+};
 use kernel::prelude::*;
 
 use super::Feature;
 use crate::{
-    host::sched,
+    host::{
+        mm,
+        sched, //
+    },
     vm::{
         backend::Backend,
         kick::Requests,
@@ -152,7 +158,19 @@ impl<B: Backend> Loaded<'_, B> {
     fn report_steal_time(&mut self) -> Result {
         let gpa = self.vcpu.steal_time.gpa();
         let access = self.vcpu.guest_memory();
-        let mark = access.exchange_u8(gpa.offset(layout::PREEMPTED), 0)?;
+        if !access.is_memory(gpa, true) {
+            return Err(EFAULT);
+        }
+        // All of it is in one page.
+        let place = access.hva(gpa).ok_or(EFAULT)?;
+        let reported = self.report_steal_time_at(place);
+        access.note_write(gpa.gfn());
+        reported
+    }
+
+    /// The same, to what is at `place` of the VMM's memory.
+    fn report_steal_time_at(&mut self, place: Hva) -> Result {
+        let mark = mm::exchange_u8(place.offset(layout::PREEMPTED), 0)?;
         self.vcpu
             .steal_time
             .is_marked
@@ -161,18 +179,17 @@ impl<B: Backend> Loaded<'_, B> {
             B::flush_guest_tlb(self);
         }
 
-        let (mut version, mut steal) = ([0; 4], [0; 8]);
-        access.read(gpa.offset(layout::VERSION), &mut version)?;
-        access.read(gpa.offset(layout::STEAL), &mut steal)?;
-        let begun = arch::pvclock::version_begin(u32::from_le_bytes(version));
+        let version_place = place.offset(layout::VERSION);
+        let steal_place = place.offset(layout::STEAL);
+        let version = mm::read_u32(version_place).ok_or(EFAULT)?;
+        let steal = mm::read_u64(steal_place).ok_or(EFAULT)?;
+        let begun = arch::pvclock::version_begin(version);
         let run_delay = sched::run_delay();
         let more = run_delay.wrapping_sub(self.state.pv.run_delay);
-        let steal = u64::from_le_bytes(steal).wrapping_add(more);
 
-        access.write(gpa.offset(layout::VERSION), &begun.to_le_bytes())?;
+        mm::write_u32(version_place, begun)?;
         self.state.pv.run_delay = run_delay;
-        access.write(gpa.offset(layout::STEAL), &steal.to_le_bytes())?;
-        let ended = arch::pvclock::version_end(begun);
-        access.write(gpa.offset(layout::VERSION), &ended.to_le_bytes())
+        mm::write_u64(steal_place, steal.wrapping_add(more))?;
+        mm::write_u32(version_place, arch::pvclock::version_end(begun))
     }
 }
