@@ -6,6 +6,7 @@ use arch::machine_check::MAX_BANKS;
 
 use super::{
     clock,
+    irqchip,
     options,
     regs,
     sync_regs, //
@@ -17,11 +18,7 @@ use crate::{
         sched, //
     },
     vm::{
-        irq::{
-            MAX_ROUTES,
-            X2APIC_API_DISABLE_BROADCAST_QUIRK,
-            X2APIC_API_USE_32BIT_IDS, //
-        },
+        irq::MAX_ROUTES,
         LOG_OPTIONS,
         MAX_RING_SIZE,
         MAX_SLOTS,
@@ -115,9 +112,8 @@ pub(super) fn check(extension: usize, xsave_size: usize) -> i32 {
         bindings::KVM_CAP_SYNC_REGS => sync_regs::FIELDS as i32,
         bindings::KVM_CAP_MCE => MAX_BANKS as i32,
         bindings::KVM_CAP_IRQ_ROUTING => MAX_ROUTES as i32,
-        bindings::KVM_CAP_X2APIC_API => {
-            i32::from(X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK)
-        }
+        // Where a VM is not asked about one of its own.
+        bindings::KVM_CAP_X2APIC_API => i32::from(irqchip::X2APIC_API),
         bindings::KVM_CAP_X86_DISABLE_EXITS => options::allowed_disabled_exits() as i32,
         bindings::KVM_CAP_EXIT_HYPERCALL => options::HYPERCALL_EXITS as i32,
         bindings::KVM_CAP_SET_GUEST_DEBUG2 => regs::GUEST_DEBUG_FLAGS as i32,

@@ -32,7 +32,9 @@ use crate::{
             IOAPIC_PINS,
             MAX_ROUTES,
             X2APIC_API_DISABLE_BROADCAST_QUIRK,
-            X2APIC_API_USE_32BIT_IDS, //
+            X2APIC_API_USE_32BIT_IDS,
+            X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST,
+            X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST, //
         },
         Backend,
         Vm, //
@@ -208,11 +210,31 @@ pub(super) fn split<B: Backend>(vm: &Vm<B>, cap: &kvm_enable_cap) -> Result<i32>
     Ok(0)
 }
 
+/// Flags of KVM_CAP_X2APIC_API for a VM whose interrupt controllers are split, or may be.
+pub(super) const X2APIC_API: u8 = X2APIC_API_USE_32BIT_IDS
+    | X2APIC_API_DISABLE_BROADCAST_QUIRK
+    | X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST
+    | X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
+
+/// KVM_CHECK_EXTENSION of KVM_CAP_X2APIC_API, of a VM.
+pub(super) fn valid_x2apic_api<B: Backend>(vm: &Vm<B>) -> u8 {
+    if vm.irqchip().is_some_and(|irqchip| !irqchip.has_chips()) {
+        X2APIC_API
+    } else {
+        X2APIC_API & !X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST
+    }
+}
+
 /// KVM_ENABLE_CAP of KVM_CAP_X2APIC_API (api.rst, 7.7).
+///
+/// # Errors
+///
+/// EINVAL for an unknown flag, for both about EOI broadcasts, and for their suppression where the
+/// interrupt controllers are not split.
 pub(super) fn x2apic_api<B: Backend>(vm: &Vm<B>, cap: &kvm_enable_cap) -> Result<i32> {
-    let valid = X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    const BOTH: u8 = X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST | X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
     let flags = u8::try_from(cap.args[0]).map_err(|_| EINVAL)?;
-    if flags & !valid != 0 {
+    if flags & !valid_x2apic_api(vm) != 0 || flags & BOTH == BOTH {
         return Err(EINVAL);
     }
     vm.add_x2apic_api(flags);

@@ -182,6 +182,9 @@ impl<B: Backend> FileObject for VmFile<B> {
                 if arg == bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS as usize {
                     return Ok(this.vm.apic_bus_cycle() as i32);
                 }
+                if arg == bindings::KVM_CAP_X2APIC_API as usize {
+                    return Ok(irqchip::valid_x2apic_api(&this.vm).into());
+                }
                 Ok(capability::check(arg, this.xsave_size))
             }
             number::KVM_SET_NR_MMU_PAGES => set_nr_mmu_pages(arg),

@@ -136,7 +136,9 @@ use self::{
         Irqchip,
         LocalApic,
         Mode,
-        Pit, //
+        Pit,
+        X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST,
+        X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST, //
     },
     msr::filter::MsrFilter,
     options::Options, //
@@ -345,12 +347,19 @@ impl<B: Backend> Vm<B> {
         Ok(())
     }
 
-    /// How x2APIC ids look in the ABI: more of KVM_X2APIC_API_*.
+    /// More of KVM_X2APIC_API_*. Of the two about EOI broadcasts the last counts.
     pub(crate) fn add_x2apic_api(&self, flags: u8) {
+        const EOI_BROADCAST: u8 =
+            X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST | X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
         let _vcpus = self.vcpus.lock();
-        self.x2apic_api.fetch_or(flags, Ordering::Relaxed);
+        let mut all = self.x2apic_api.load(Ordering::Relaxed);
+        if flags & EOI_BROADCAST != 0 {
+            all &= !EOI_BROADCAST;
+        }
+        all |= flags;
+        self.x2apic_api.store(all, Ordering::Relaxed);
         if let Some(irqchip) = self.irqchip() {
-            irqchip.add_x2apic_api(flags);
+            irqchip.set_x2apic_api(all);
         }
     }
 

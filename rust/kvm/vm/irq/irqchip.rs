@@ -179,6 +179,10 @@ const FEW_VCPUS: usize = 64;
 pub(crate) const X2APIC_API_USE_32BIT_IDS: u8 = 1 << 0;
 /// KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK.
 pub(crate) const X2APIC_API_DISABLE_BROADCAST_QUIRK: u8 = 1 << 1;
+/// KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST.
+pub(crate) const X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST: u8 = 1 << 2;
+/// KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST.
+pub(crate) const X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST: u8 = 1 << 3;
 
 impl Irqchip {
     /// Controllers as after power-up.
@@ -221,9 +225,32 @@ impl Irqchip {
         self.x2apic_api.load(Ordering::Relaxed)
     }
 
-    /// Sets more of them.
-    pub(crate) fn add_x2apic_api(&self, flags: u8) {
-        self.x2apic_api.fetch_or(flags, Ordering::Relaxed);
+    /// Sets them.
+    pub(crate) fn set_x2apic_api(&self, flags: u8) {
+        self.x2apic_api.store(flags, Ordering::Relaxed);
+    }
+
+    /// Whether APICs say that they can keep the end of an interrupt to themselves. With an IOAPIC
+    /// here they do not, since it has no EOI register.
+    pub(crate) fn can_suppress_eoi(&self) -> bool {
+        match self.eoi_broadcast() {
+            0 => !self.has_chips(),
+            flags => flags == X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST,
+        }
+    }
+
+    /// Whether an APIC that was told to do so does: not those that were to say that they can by
+    /// default, as the VMMs of old found it.
+    pub(crate) fn suppresses_eoi(&self) -> bool {
+        match self.eoi_broadcast() {
+            0 => self.has_chips(),
+            flags => flags == X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST,
+        }
+    }
+
+    fn eoi_broadcast(&self) -> u8 {
+        self.x2apic_api()
+            & (X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST | X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST)
     }
 
     /// The place of an APIC.

@@ -23,7 +23,9 @@ pub(crate) use self::{
         Mode,
         Source,
         X2APIC_API_DISABLE_BROADCAST_QUIRK,
-        X2APIC_API_USE_32BIT_IDS, //
+        X2APIC_API_USE_32BIT_IDS,
+        X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST,
+        X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST, //
     },
     local_apic::LocalApic,
     pit::Pit,

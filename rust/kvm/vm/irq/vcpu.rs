@@ -176,12 +176,9 @@ impl<B: Backend> Loaded<'_, B> {
         let mut features = apic.lapic.features();
         features.set(Features::X2APIC, ecx & ECX_X2APIC != 0);
         features.set(Features::TSC_DEADLINE, ecx & ECX_TSC_DEADLINE != 0);
-        // Not with an IOAPIC here, which has no EOI register.
-        let split = self
-            .vm
-            .irqchip()
-            .is_some_and(|irqchip| !irqchip.has_chips());
-        features.set(Features::SUPPRESS_EOI_BROADCAST, split);
+        let irqchip = self.vm.irqchip();
+        let suppress = irqchip.is_some_and(|irqchip| irqchip.can_suppress_eoi());
+        features.set(Features::SUPPRESS_EOI_BROADCAST, suppress);
         apic.lapic.set_features(features);
     }
 
@@ -233,11 +230,12 @@ impl<B: Backend> Loaded<'_, B> {
         let Some(irqchip) = self.vm.irqchip() else {
             return;
         };
+        let broadcast = eoi.level && !(eoi.suppressed && irqchip.suppresses_eoi());
         if irqchip.has_chips() {
-            if eoi.level && !eoi.suppressed || irqchip.watches(eoi.vector) {
+            if broadcast || irqchip.watches(eoi.vector) {
                 irqchip.end_of_interrupt(eoi.vector);
             }
-        } else if eoi.level && !eoi.suppressed && irqchip.vmm_wants_eoi(apic, eoi.vector) {
+        } else if broadcast && irqchip.vmm_wants_eoi(apic, eoi.vector) {
             self.state.aftermath = Aftermath::IoapicEoi(eoi.vector);
         }
     }

@@ -20,10 +20,13 @@ tests! {
     bad_entries, bad_tables, table_errors, keeps_the_old_on_error, message, message_answers,
     message_errors, message_level, message_with_wide_id, message_wide_id_errors, split_create,
     split_errors, split_has_no_chips, split_message, split_eoi, split_eoi_of_others,
-    x2apic_api_flags,
+    split_eoi_suppressed, x2apic_api_flags, x2apic_api_eoi_flags,
 }
 
 const VECTOR: u8 = 0x61;
+/// KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST and its contrary.
+const ENABLE_SUPPRESSION: u64 = 1 << 2;
+const DISABLE_SUPPRESSION: u64 = 1 << 3;
 /// Of a message's data: level-triggered.
 const DATA_LEVEL: u32 = 1 << 15;
 
@@ -456,6 +459,42 @@ fn split_eoi() {
     }
 }
 
+/// Who says that its APICs can keep an EOI to themselves, and whose do (7.7): by default they say so and do not.
+fn split_eoi_suppressed() {
+    const SUPPRESS: u32 = 1 << 12;
+    const CAN_SUPPRESS: u32 = 1 << 24;
+    for (flags, can, does) in [
+        (0, true, false),
+        (ENABLE_SUPPRESSION, true, true),
+        (DISABLE_SUPPRESSION, false, false),
+    ] {
+        let vm = Vm::with_split_irqchip(24);
+        expect::ok("KVM_CAP_X2APIC_API", vm.enable(KVM_CAP_X2APIC_API, flags));
+        let machine = Machine::in_vm(vm, 1);
+        machine.handle(VECTOR, Eoi::None);
+        let cpu = machine.cpu(0);
+        cpu.enable_apic();
+        let version = cpu.apic_read(apic::VERSION);
+        expect::eq("can", version & CAN_SUPPRESS != 0, can);
+        let spiv = cpu.apic_read(apic::SPIV);
+        cpu.apic_write(apic::SPIV, spiv | SUPPRESS);
+        let set = cpu.apic_read(apic::SPIV) & SUPPRESS != 0;
+        expect::eq("is told to", set, can);
+
+        let data = u32::from(VECTOR) | DATA_LEVEL;
+        set_routes(&machine.vm, &[Route::msi(5, msi_address(0), data)]);
+        machine.vm.irq_line(5, true);
+        cpu.nop();
+        machine.expect_count(VECTOR, 1);
+        let end = crate::code64!("mov dword ptr [rbx], 0", "nop", "out 0xe9, al");
+        cpu.start(end, |r| r.rbx = apic::BASE + u64::from(apic::EOI));
+        if !does {
+            machine.vcpus[0].expect_exit(Exit::IoapicEoi { vector: VECTOR });
+        }
+        expect::that("the guest goes on", cpu.finish().is_ok());
+    }
+}
+
 /// Edge-triggered messages, and those of GSIs beyond the VMM's pins, end in the kernel.
 fn split_eoi_of_others() {
     let machine = Machine::in_vm(Vm::with_split_irqchip(8), 1);
@@ -474,6 +513,25 @@ fn split_eoi_of_others() {
     machine.cpu(0).nop();
     machine.expect_count(VECTOR, 1);
     machine.expect_count(VECTOR + 1, 1);
+}
+
+fn x2apic_api_eoi_flags() {
+    let both = ENABLE_SUPPRESSION | DISABLE_SUPPRESSION;
+    let flags = |vm: &Vm| vm.call(CHECK_EXTENSION, KVM_CAP_X2APIC_API.into());
+    let vm = Vm::with_irqchip();
+    expect::eq("flags of a VM with an IOAPIC", flags(&vm), Ok(0xb));
+    for refused in [ENABLE_SUPPRESSION, both] {
+        let got = vm.enable(KVM_CAP_X2APIC_API, refused);
+        expect::errno("with an IOAPIC", got, EINVAL);
+    }
+    let got = vm.enable(KVM_CAP_X2APIC_API, DISABLE_SUPPRESSION);
+    expect::ok("with an IOAPIC", got);
+    let got = Vm::new().enable(KVM_CAP_X2APIC_API, ENABLE_SUPPRESSION);
+    expect::errno("before the controllers", got, EINVAL);
+    let vm = Vm::with_split_irqchip(24);
+    expect::eq("flags of a split one", flags(&vm), Ok(0xf));
+    let got = vm.enable(KVM_CAP_X2APIC_API, both);
+    expect::errno("both", got, EINVAL);
 }
 
 fn x2apic_api_flags() {
