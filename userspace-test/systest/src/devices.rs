@@ -162,8 +162,8 @@ impl Route {
     }
 }
 
-/// Most routes in a call of this suite.
-const ROUTES: usize = 64;
+/// Most routes that a VM can have (KVM_MAX_IRQ_ROUTES).
+pub const ROUTES: usize = 4096;
 
 /// `struct kvm_irq_routing` with room for its entries.
 #[repr(C)]

@@ -149,11 +149,10 @@ fn logs() {
 }
 
 fn routes() {
-    const ROUTES: u32 = 4096;
-    let all: Vec<_> = (0..ROUTES)
+    let all: Vec<_> = (0..ROUTES as u32)
         .map(|gsi| Route::msi(gsi, msi_address(0), 0x41))
         .collect();
-    charged("4096 routes", 4096 * 48, || {
+    charged("4096 routes", ROUTES * 48, || {
         let vm = Vm::with_irqchip();
         expect::ok("KVM_SET_GSI_ROUTING", vm.set_routes(&all));
         vm
