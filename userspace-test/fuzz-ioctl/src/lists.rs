@@ -173,9 +173,8 @@ fn msr(random: &mut Random) -> u64 {
     }
 }
 
-/// `struct kvm_msrs` to be read.
-pub fn get_msrs(random: &mut Random) -> Block {
-    let count = random.pick(&[1, 1, 2, 4]);
+/// The head of a list of `count` MSRs, which now and then says another number.
+fn header(random: &mut Random, count: u64) -> Words {
     let mut words = Words(Vec::new());
     let says = if random.one_in(30) {
         random.pick(&[0, 256, 0xffff_ffff])
@@ -183,6 +182,13 @@ pub fn get_msrs(random: &mut Random) -> Block {
         count
     };
     words.u32(says).u32(0);
+    words
+}
+
+/// `struct kvm_msrs` to be read.
+pub fn get_msrs(random: &mut Random) -> Block {
+    let count = random.pick(&[1, 1, 2, 4]);
+    let mut words = header(random, count);
     for _ in 0..count {
         // APIC timers count down.
         let index = match msr(random) {
@@ -197,13 +203,7 @@ pub fn get_msrs(random: &mut Random) -> Block {
 /// `struct kvm_msrs` to be written.
 pub fn set_msrs(random: &mut Random) -> Block {
     let count = random.pick(&[1, 1, 1, 3]);
-    let mut words = Words(Vec::new());
-    let says = if random.one_in(30) {
-        random.pick(&[0, 256, 0xffff_ffff])
-    } else {
-        count
-    };
-    words.u32(says).u32(0);
+    let mut words = header(random, count);
     for _ in 0..count {
         let index = msr(random);
         let value = match index {
