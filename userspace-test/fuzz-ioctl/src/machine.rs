@@ -3,7 +3,7 @@
 
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kvm_bindings::*;
@@ -12,7 +12,7 @@ use crate::calls;
 use crate::canary::Canary;
 use crate::sequence::MEMORY;
 use crate::step::{Argument, Block, Ioctl, On, Step, Value};
-use crate::sys::{self, Place, PAGE};
+use crate::sys::{self, Filled, Place, PAGE};
 
 /// Where the arguments lie; each thread has its own, this far from the next.
 const BLOCKS: u64 = 0x1000_0000_0000;
@@ -30,6 +30,13 @@ const NOWHERE: u64 = 0x2fff_0000_0000;
 const PATIENCE: Duration = Duration::from_millis(10);
 /// OUT E6H, AL, from whichever byte one begins: a guest's code that exits at once.
 pub const CODE: u8 = 0xe6;
+
+/// What the memory of every VM is at first. A process that forks has it made before, so that its
+/// children need not: filling it costs more than all else that makes a VM.
+pub fn pages() -> &'static Filled {
+    static PAGES: OnceLock<Filled> = OnceLock::new();
+    PAGES.get_or_init(|| Filled::new(GUEST_LEN, CODE))
+}
 
 /// A vCPU with its `kvm_run`.
 pub struct Vcpu {
@@ -69,7 +76,7 @@ impl Machine {
         let system = sys::open_kvm();
         let vm = sys::ioctl(system.as_raw_fd(), calls::CREATE_VM, 0);
         let vm = sys::own(sys::must("KVM_CREATE_VM", vm));
-        let memory = Place::filled(GUEST, GUEST_LEN, CODE);
+        let memory = Place::of_file(GUEST, pages());
         Self::with(system, vm, Arc::new(memory), 0)
     }
 

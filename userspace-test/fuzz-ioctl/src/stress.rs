@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::calls::Calls;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::random::Random;
 use crate::sequence;
 use crate::step::{Argument, Edit, Step, Value};
@@ -118,6 +118,7 @@ pub fn run_all(
     threads: u64,
     mut progress: impl FnMut(u64),
 ) -> Result<[u64; 3], (u64, String)> {
+    machine::pages();
     let made = Shared::new();
     let before = taint();
     let (mut number, mut killed) = (first, 0);

@@ -37,12 +37,39 @@ pub fn ioctl(fd: RawFd, number: u64, argument: u64) -> i64 {
     errno(unsafe { libc::ioctl(fd, number as libc::Ioctl, argument) }.into())
 }
 
+/// A file filled with one byte, of which all mappings are copies on write: child processes that have
+/// it from their parent share its pages.
+pub struct Filled {
+    fd: OwnedFd,
+    len: usize,
+}
+
+impl Filled {
+    /// A new file of `len` bytes (whole pages), which nobody can change.
+    pub fn new(len: usize, byte: u8) -> Self {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: a zero-terminated name.
+        let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), flags) };
+        let fd = own(must("memfd_create", fd.into()));
+        let bytes = vec![byte; len];
+        // SAFETY: `len` bytes.
+        let written = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), len) };
+        assert!(written as usize == len);
+        let seals =
+            libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: takes numbers only.
+        let sealed = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        must("F_ADD_SEALS", sealed.into());
+        Self { fd, len }
+    }
+}
+
 /// Memory at a fixed address, with a page without access on either side.
 pub struct Place {
     address: u64,
     len: usize,
-    /// Where new pages come from: a file that is filled with one byte.
-    file: Option<OwnedFd>,
+    /// Where new pages come from.
+    file: Option<&'static Filled>,
 }
 
 /// Bytes of a page.
@@ -60,22 +87,15 @@ impl Place {
         }
     }
 
-    /// As [`Self::new`], with all of it, and all that comes in its place later, being `byte`.
-    pub fn filled(address: u64, len: usize, byte: u8) -> Self {
-        // SAFETY: a zero-terminated name.
-        let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
-        let file = own(must("memfd_create", fd.into()));
-        let bytes = vec![byte; len];
-        // SAFETY: `len` bytes.
-        let written = unsafe { libc::write(file.as_raw_fd(), bytes.as_ptr().cast(), len) };
-        assert!(written as usize == len);
-        map(address - PAGE as u64, len + 2 * PAGE, libc::PROT_NONE);
+    /// New memory at `address` that is what the file is, as is all that comes in its place later.
+    pub fn of_file(address: u64, file: &'static Filled) -> Self {
+        map(address - PAGE as u64, file.len + 2 * PAGE, libc::PROT_NONE);
         let place = Self {
             address,
-            len,
+            len: file.len,
             file: Some(file),
         };
-        place.map_file(0, len);
+        place.map_file(0, file.len);
         place
     }
 
@@ -84,7 +104,7 @@ impl Place {
         let at = (self.address + offset as u64) as *mut libc::c_void;
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        let fd = self.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let fd = self.file.map_or(-1, |file| file.fd.as_raw_fd());
         // SAFETY: inside the place, where no objects are.
         unsafe { libc::mmap(at, len, rights, flags, fd, offset as i64) };
     }
