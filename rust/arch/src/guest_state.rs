@@ -78,13 +78,16 @@ pub enum Rule {
     ActivityState,
     /// A halted guest runs at DPL 0 and is not in an interrupt shadow.
     ActivityBlocked,
-    /// Interruptibility has no reserved bit, not two shadows, and no blocking by SMI.
+    /// Interruptibility has no reserved bit, not two shadows, no blocking by SMI, and no enclave in
+    /// the shadow of MOV SS.
     Interruptibility,
     /// A shadow of STI needs RFLAGS.IF.
     ShadowOfSti,
     /// An event is not injected into a shadow that blocks it.
     ShadowBlocksInjection,
-    /// Pending debug exceptions have no reserved bits.
+    /// An NMI is not injected while NMIs are blocked (the control "virtual NMIs" is on).
+    NmiBlocksNmi,
+    /// Pending debug exceptions have no reserved bits, and one of a transaction is alone.
     PendingDebugReserved,
     /// BS is pending if, and only if, RFLAGS.TF where a shadow or HLT delays it.
     PendingDebugSingleStep,
@@ -189,11 +192,15 @@ pub struct GuestState {
 
 const SHADOW_STI: u32 = 1 << 0;
 const SHADOW_MOV_SS: u32 = 1 << 1;
+const BLOCKED_BY_NMI: u32 = 1 << 3;
+const ENCLAVE: u32 = 1 << 4;
 /// All but blocking by SMI, which is for guests in SMM.
 const INTERRUPTIBILITY_DEFINED: u32 = 0x1b;
 const ACTIVITY_HLT: u32 = 1;
 const ACTIVITY_LAST: u32 = 3;
 const PENDING_BS: u64 = 1 << 14;
+const PENDING_ENABLED: u64 = 1 << 12;
+const PENDING_RTM: u64 = 1 << 16;
 /// B0 to B3, BLD, enabled breakpoint, BS, RTM.
 const PENDING_DEFINED: u64 = 0x1_580f;
 
@@ -328,7 +335,11 @@ impl GuestState {
         )?;
 
         let defined = self.interruptibility & !INTERRUPTIBILITY_DEFINED == 0;
-        ensure(defined && !(sti && mov_ss), Rule::Interruptibility)?;
+        let enclave = self.interruptibility & ENCLAVE != 0;
+        ensure(
+            defined && !(mov_ss && (sti || enclave)),
+            Rule::Interruptibility,
+        )?;
         ensure(!sti || self.has_rflags(Rflags::IF), Rule::ShadowOfSti)?;
         let blocked = match self.injection {
             Injection::ExternalInterrupt => shadow,
@@ -336,9 +347,16 @@ impl GuestState {
             Injection::None | Injection::Other => false,
         };
         ensure(!blocked, Rule::ShadowBlocksInjection)?;
-
+        let nmis_blocked = self.interruptibility & BLOCKED_BY_NMI != 0;
         ensure(
-            self.pending_debug & !PENDING_DEFINED == 0,
+            self.injection != Injection::Nmi || !nmis_blocked,
+            Rule::NmiBlocksNmi,
+        )?;
+
+        let of_transaction = self.pending_debug & PENDING_RTM != 0;
+        let alone = self.pending_debug == PENDING_RTM | PENDING_ENABLED && !mov_ss;
+        ensure(
+            self.pending_debug & !PENDING_DEFINED == 0 && (alone || !of_transaction),
             Rule::PendingDebugReserved,
         )?;
         if shadow || self.activity == ACTIVITY_HLT {

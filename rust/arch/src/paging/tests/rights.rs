@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may do what at a page.
+//! Who may do what at a page. `tests/exhaustive` has every case.
 
 use super::*;
 
@@ -16,82 +16,6 @@ fn rights_are_those_of_every_level() {
             assert_eq!(page.executable, added == 0);
         }
     }
-}
-
-/// SDM vol. 3, 5.6.1, case by case as the manual lists them.
-fn manual_allows(page: &Translation, access: Access, paging: &Paging) -> bool {
-    let (wp, smep, smap) = (
-        paging.cr0.contains(Cr0::WP),
-        paging.cr4.contains(Cr4::SMEP),
-        paging.cr4.contains(Cr4::SMAP),
-    );
-    match (access.user, access.kind) {
-        (false, Read) if !page.user => true,
-        (false, Read) if !smap => true,
-        (false, Read) => !access.implicit && access.ac,
-        (false, Write) if !page.user => !wp || page.writable,
-        (false, Write) if !wp && !smap => true,
-        (false, Write) if !wp => !access.implicit && access.ac,
-        (false, Write) if !smap => page.writable,
-        (false, Write) => page.writable && !access.implicit && access.ac,
-        (false, Fetch) if !page.user => page.executable,
-        (false, Fetch) if smep => false,
-        (false, Fetch) => page.executable,
-        (true, Read) => page.user,
-        (true, Write) => page.user && page.writable,
-        (true, Fetch) => page.user && page.executable,
-    }
-}
-
-#[test]
-fn every_combination_of_rights() {
-    let accesses = [Read, Write, Fetch].into_iter().flat_map(|kind| {
-        [
-            Access::supervisor(kind),
-            Access::user(kind),
-            Access::implicit(kind),
-        ]
-        .into_iter()
-        .flat_map(|access| [access, access.with_ac(true)])
-    });
-    let accesses: std::vec::Vec<_> = accesses.collect();
-    let mut cases = 0;
-    for bits in 0..128u64 {
-        let on = |bit: u64| (bits >> bit) & 1 != 0;
-        let leaf = P | ((bits & 3) << 1) | if on(2) && on(6) { XD } else { 0 };
-        let cr0 = if on(3) { Cr0::PG | Cr0::WP } else { Cr0::PG };
-        let mut cr4 = Cr4::PAE;
-        cr4.set(Cr4::SMEP, on(4));
-        cr4.set(Cr4::SMAP, on(5));
-        let efer = if on(6) { LONG | Efer::NXE } else { LONG };
-        let paging = Paging::new(cr0, 0x1000, cr4, efer, 39);
-        let page = Translation {
-            gpa: Gpa(0xabcd_e000),
-            page_size: 4096,
-            writable: on(0),
-            user: on(1),
-            executable: leaf & XD == 0,
-        };
-        for access in &accesses {
-            let mut memory = four_levels(0, [ALL, ALL, ALL, leaf]);
-            let mut code = Code::PRESENT;
-            code.set(Code::WRITE, access.kind == Write);
-            code.set(Code::USER, access.user);
-            code.set(Code::FETCH, access.kind == Fetch && (on(6) || on(4)));
-            let expected = if manual_allows(&page, *access, &paging) {
-                Ok(page)
-            } else {
-                Err(WalkError::Fault(code))
-            };
-            let got = paging.translate(&mut memory, Gva(0), *access);
-            assert_eq!(
-                got, expected,
-                "{access:?} of {page:?} with {cr0:?} {cr4:?} {efer:?}"
-            );
-            cases += 1;
-        }
-    }
-    assert_eq!(cases, 128 * 18);
 }
 
 #[test]
