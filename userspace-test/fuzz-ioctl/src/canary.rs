@@ -2,12 +2,17 @@
 //! What of this thread's processor state a VM could spoil or show: it has values here that nothing
 //! else has, and is compared after KVM_RUN.
 
+mod msrs;
+mod watch;
+
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, __rdtscp};
 use std::os::fd::RawFd;
 
 use crate::calls;
 use crate::random::Random;
+use msrs::Msrs;
+use watch::Watch;
 
 /// Room for all that XSAVE can save on processors that there are.
 const XSAVE_LEN: usize = 12 * 1024;
@@ -27,6 +32,8 @@ pub struct Canary {
     has_rdtscp: bool,
     /// What the debug registers of guests point to: a trap here is a leak.
     trap: Box<u64>,
+    msrs: Msrs,
+    watch: Watch,
 }
 
 /// What is compared beside XSAVE.
@@ -34,9 +41,14 @@ pub struct Canary {
 struct Others {
     fs: u64,
     gs: u64,
-    selectors: [u16; 4],
-    /// Direction, alignment check, nested task, trap, interrupts.
+    /// DS, ES, FS, GS, LDTR and TR.
+    selectors: [u16; 6],
+    /// Direction, alignment check, nested task, trap, interrupts, I/O privilege level.
     flags: u64,
+    /// Not the IDT's, which exits leave at 64 KiB: there are no vectors behind its end.
+    gdt_limit: u16,
+    /// The lower half of CR0.
+    machine_status: u16,
 }
 
 const PKRU: u32 = 9;
@@ -62,16 +74,24 @@ fn base(which: i32) -> u64 {
 
 impl Others {
     fn now() -> Self {
-        const FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 1 << 14 | 1 << 18;
-        let mut selectors = [0u16; 4];
+        const FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18;
+        let mut selectors = [0u16; 6];
+        let machine_status: u16;
         let flags: u64;
-        // SAFETY: reads registers.
+        let mut gdt = [0u16; 5];
+        // SAFETY: reads registers. The kernel answers for those that CR4.UMIP forbids.
         unsafe {
             asm!(
                 "mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
-                "pushfq", "pop {4}",
+                "sldt {4:x}", "str {5:x}", "smsw {6:x}",
                 out(reg) selectors[0], out(reg) selectors[1], out(reg) selectors[2],
-                out(reg) selectors[3], out(reg) flags,
+                out(reg) selectors[3], out(reg) selectors[4], out(reg) selectors[5],
+                out(reg) machine_status,
+                options(nomem, nostack),
+            );
+            asm!(
+                "pushfq", "pop {0}", "sgdt [{1}]",
+                out(reg) flags, in(reg) gdt.as_mut_ptr(),
             );
         }
         Self {
@@ -79,6 +99,8 @@ impl Others {
             gs: base(ARCH_GET_GS),
             selectors,
             flags: flags & FLAGS,
+            gdt_limit: gdt[0],
+            machine_status,
         }
     }
 }
@@ -121,7 +143,31 @@ impl Canary {
             components,
             has_rdtscp: extended.edx & 1 << 27 != 0,
             trap: Box::new(0),
+            msrs: Msrs::new(),
+            watch: Watch::new(),
         }
+    }
+
+    /// What is compared, for people.
+    pub fn describe(&self) -> String {
+        let components: Vec<_> = self.components.iter().map(|c| c.0.to_string()).collect();
+        let msrs = self.msrs.names();
+        format!(
+            "XSAVE {}, four breakpoints, {} MSRs ({})",
+            components.join(" "),
+            msrs.len(),
+            msrs.join(" ")
+        )
+    }
+
+    /// Begins another guest: the thread has breakpoints, or none.
+    pub fn begin(&mut self, breakpoints: bool) {
+        self.watch.set(breakpoints);
+    }
+
+    /// What is compared once for each guest.
+    pub fn end(&self) -> Result<(), String> {
+        self.msrs.check_rarely()
     }
 
     /// Where guests' debug registers point.
@@ -196,7 +242,8 @@ impl Canary {
         if self.has_rdtscp {
             self.check_cpu_number()?;
         }
-        Ok(())
+        self.watch.check()?;
+        self.msrs.check_often()
     }
 
     /// Linux has the CPU's number in IA32_TSC_AUX.

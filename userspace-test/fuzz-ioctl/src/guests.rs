@@ -27,6 +27,8 @@ struct Guest {
     answers: Vec<u64>,
     /// DR7, if the debug registers are to point to this program's own memory.
     watch: Option<u64>,
+    /// This thread has breakpoints of its own meanwhile.
+    breakpoints: bool,
 }
 
 /// A change that no table foresees.
@@ -65,6 +67,7 @@ fn guest(calls: &Calls, seed: u64, number: u64) -> Guest {
     }
     Guest {
         steps,
+        breakpoints: number % 2 == 0,
         code: program::any(&mut random),
         vcpus,
         answers: (0..RUNS).map(|_| random.number()).collect(),
@@ -148,6 +151,7 @@ fn run(guest: &Guest, canary: &mut Canary, without: &[usize]) -> Result<Vec<(i64
         }
     }
     let mut ends = Vec::new();
+    canary.begin(guest.breakpoints);
     for vcpu in 0..guest.vcpus {
         if let Some(dr7) = guest.watch {
             machine.step(&watch(vcpu, canary.trap_address(), dr7));
@@ -156,7 +160,7 @@ fn run(guest: &Guest, canary: &mut Canary, without: &[usize]) -> Result<Vec<(i64
             let Some((value, reason, found)) = machine.run_watched(vcpu, answer, canary) else {
                 break;
             };
-            found.map_err(|what| format!("the host's state has changed: {what}"))?;
+            found.map_err(changed)?;
             if !is_known(value, reason) {
                 return Err(format!("KVM_RUN returned {value}, exit reason {reason}"));
             }
@@ -171,7 +175,12 @@ fn run(guest: &Guest, canary: &mut Canary, without: &[usize]) -> Result<Vec<(i64
             }
         }
     }
+    canary.end().map_err(changed)?;
     Ok(ends)
+}
+
+fn changed(what: String) -> String {
+    format!("the host's state has changed: {what}")
 }
 
 /// Leaves out steps as long as it still fails.
@@ -186,14 +195,22 @@ fn shrink(guest: &Guest, canary: &mut Canary) -> Vec<usize> {
     without
 }
 
+/// What came of guests none of which failed.
+pub struct Report {
+    /// How often runs ended so: (0, exit reason) or (error, 0).
+    pub ends: BTreeMap<(i64, u32), u64>,
+    /// What was compared.
+    pub canaries: String,
+}
+
 /// Runs guests `first` to `first + count - 1`; `Err` with the number of the first that fails, and
-/// what it was. Counts how runs ended: (0, exit reason) or (error, 0).
+/// what it was.
 pub fn run_all(
     seed: u64,
     first: u64,
     count: u64,
     mut progress: impl FnMut(u64),
-) -> Result<BTreeMap<(i64, u32), u64>, (u64, String)> {
+) -> Result<Report, (u64, String)> {
     let calls = Calls::all();
     let mut canary = Canary::new(&mut Random::of(seed, u64::MAX));
     let mut ends = BTreeMap::new();
@@ -221,5 +238,6 @@ pub fn run_all(
         }
         progress(number - first + 1);
     }
-    Ok(ends)
+    let canaries = canary.describe();
+    Ok(Report { ends, canaries })
 }

@@ -158,8 +158,8 @@ fn guests(options: &Options) {
     let before = stress::taint();
     let progress = progress("guests", options.count);
     let found = guests::run_all(options.seed, options.first, options.count, progress);
-    let ends = match found {
-        Ok(ends) => ends,
+    let guests::Report { ends, canaries } = match found {
+        Ok(report) => report,
         Err((number, what)) => fail("guests", options, number, &what),
     };
     if stress::taint() != before {
@@ -180,6 +180,7 @@ fn guests(options: &Options) {
     } else {
         let ends: Vec<_> = ends.iter().map(|(what, n)| format!("{what} {n}")).collect();
         println!("{} guests: {}", options.count, ends.join(", "));
+        println!("canaries: {canaries}");
         println!("1 passed, 0 failed");
     }
 }

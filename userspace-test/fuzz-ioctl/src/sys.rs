@@ -99,6 +99,21 @@ impl Place {
         place
     }
 
+    /// As [`Self::new`], with code to come.
+    pub fn executable(address: u64, len: usize) -> Self {
+        let place = Self::new(address, len);
+        let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        map(address, len, rights);
+        place
+    }
+
+    /// Calls what is at its start: code that changes no register and returns.
+    pub fn call(&self) {
+        // SAFETY: says who wrote it.
+        let code: extern "C" fn() = unsafe { std::mem::transmute(self.address as *const ()) };
+        code();
+    }
+
     /// Maps part of the file, privately: what is written stays with this process.
     fn map_file(&self, offset: usize, len: usize) {
         let at = (self.address + offset as u64) as *mut libc::c_void;
@@ -218,6 +233,58 @@ pub fn drain(event: &OwnedFd) -> u64 {
     // SAFETY: room for 8 bytes.
     unsafe { libc::read(event.as_raw_fd(), (&raw mut count).cast(), 8) };
     count
+}
+
+/// What a [`Breakpoint`] waits for.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// A store.
+    Write = 2,
+    /// A load or a store.
+    Access = 3,
+    /// An instruction that begins there.
+    Execute = 4,
+}
+
+/// One of this thread's debug registers. It counts, in user space.
+pub struct Breakpoint(OwnedFd);
+
+impl Breakpoint {
+    /// Sets one.
+    pub fn new(kind: Kind, address: u64, len: u64) -> Self {
+        const TYPE_BREAKPOINT: u64 = 5;
+        const VERSION_1: u64 = 72;
+        const EXCLUDE_KERNEL_AND_HYPERVISOR: u64 = 1 << 5 | 1 << 6;
+        // `struct perf_event_attr`, in words.
+        let mut attributes = [0u64; 9];
+        attributes[0] = TYPE_BREAKPOINT | VERSION_1 << 32;
+        attributes[5] = EXCLUDE_KERNEL_AND_HYPERVISOR;
+        attributes[6] = (kind as u64) << 32;
+        attributes[7] = address;
+        attributes[8] = len;
+        let (this_thread, any_cpu, no_group, no_flags) = (0, -1, -1, 0);
+        // SAFETY: the attributes say their own size and outlive the call.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_perf_event_open,
+                attributes.as_ptr(),
+                this_thread,
+                any_cpu,
+                no_group,
+                no_flags,
+            )
+        };
+        Self(own(must("perf_event_open", fd)))
+    }
+
+    /// How often it was hit.
+    pub fn count(&self) -> u64 {
+        let mut count = 0u64;
+        // SAFETY: room for 8 bytes.
+        let done = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
+        must("read of a counter", done as i64);
+        count
+    }
 }
 
 extern "C" fn nothing(_: i32) {}
