@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The same many times over: VMMs killed at random, the module unloaded and loaded. What they had is
-//! given back: nobody uses the module, no VM is in debugfs, files and the kernel's memory are as
-//! before. `--endurance=N` goes N times as long.
+//! given back: nobody uses the module, no VM is in debugfs, files, the kernel's memory and each CPU's
+//! MSRs are as before. `--endurance=N` goes N times as long.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,6 +30,53 @@ use crate::vm::Slot;
 tests! {
     "endurance":
     killed(200), reloaded(200), reloaded_without_memory(60),
+}
+
+/// What a guest has a value of its own for, which must not stay behind: SYSENTER's, DEBUGCTL, PAT,
+/// EFER, SYSCALL's, TSC_AUX; and FEATURE_CONTROL, which nobody changes. SPEC_CTRL and XSS where there are.
+const MSRS: [u32; 14] = [
+    0x3a,
+    0x48,
+    0x174,
+    0x175,
+    0x176,
+    0x1d9,
+    0x277,
+    0xda0,
+    0xc000_0080,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0103,
+];
+
+/// Some of them, with values that no host has.
+const GUEST_MSRS: [(u32, u64); 7] = [
+    (0x174, 0x8),
+    (0x175, 0xffff_8000_0000_1000),
+    (0x277, 0x0007_0406_0007_0401),
+    (0xc000_0081, 0x0023_0010_0000_0000),
+    (0xc000_0082, 0xffff_8000_0000_3000),
+    (0xc000_0083, 0xffff_8000_0000_4000),
+    (0xc000_0084, 0x4_7700),
+];
+
+/// `MSRS` of each CPU that is online; `None` where it has no such MSR (`/dev/cpu/N/msr`).
+fn processors() -> Vec<Vec<Option<u64>>> {
+    let files = (0..).map_while(|cpu| File::open(format!("/dev/cpu/{cpu}/msr")).ok());
+    let processors: Vec<_> = files
+        .map(|file| {
+            let value = |&msr: &u32| {
+                let mut bytes = [0; 8];
+                let read = file.read_exact_at(&mut bytes, msr.into());
+                read.ok().map(|()| u64::from_le_bytes(bytes))
+            };
+            MSRS.iter().map(value).collect()
+        })
+        .collect();
+    expect::ne("processors with MSRs to read", processors.len(), 0);
+    processors
 }
 
 /// What is in use.
@@ -107,10 +155,11 @@ fn given_back(rounds: u64, mut round: impl FnMut(u64)) {
     (0..first).for_each(&mut round);
     // Let what goes with a delay go.
     std::thread::sleep(Duration::from_millis(300));
-    let before = Usage::now();
+    let (before, processors_before) = (Usage::now(), processors());
     (first..first + rounds).for_each(&mut round);
     for _ in 0..100 {
         if Usage::now().is_back(&before) {
+            expect::eq("MSRs of the processors", processors(), processors_before);
             return;
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -151,7 +200,11 @@ fn life() {
     };
     expect::ok("a slot", vm.set_slot(slot));
     for id in 0..2 {
-        machine.cpu(id).enable_apic();
+        let cpu = machine.cpu(id);
+        cpu.enable_apic();
+        for (msr, value) in GUEST_MSRS {
+            expect::that("the guest's MSR", cpu.wrmsr(msr, value).is_ok());
+        }
     }
     machine.handle(0x51, crate::machine::Eoi::Xapic);
     std::thread::scope(|scope| {
