@@ -11,6 +11,7 @@ mod segments;
 
 use crate::addr::Gva;
 use crate::control_regs::{Cr0, Cr4, Efer};
+use crate::memory_type::is_pat;
 use crate::paging::{is_canonical, pdpte_is_valid};
 use crate::rflags::Rflags;
 use crate::segment::Segment;
@@ -278,9 +279,7 @@ impl GuestState {
         let canonical =
             self.is_canonical(self.sysenter_esp) && self.is_canonical(self.sysenter_eip);
         ensure(canonical, Rule::SysenterNotCanonical)?;
-        let is_type = |kind: &u8| matches!(kind, 0 | 1 | 4..=7);
-        let pat = self.pat.unwrap_or(0).to_le_bytes();
-        ensure(pat.iter().all(is_type), Rule::PatType)?;
+        ensure(self.pat.is_none_or(is_pat), Rule::PatType)?;
         let efer = Efer::from_bits(self.efer).ok_or(Rule::EferReserved)?;
         let active = efer.contains(Efer::LMA);
         ensure(active == self.ia32e_mode, Rule::EferLongMode)?;

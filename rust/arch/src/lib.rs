@@ -30,6 +30,7 @@ pub mod ioapic;
 pub mod ioport;
 pub mod line;
 pub mod machine_check;
+pub mod memory_type;
 pub mod operand;
 pub mod paging;
 pub mod pic;

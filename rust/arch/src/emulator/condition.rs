@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 /// Whether the condition in an opcode's low four bits holds (SDM vol. 1, appendix B).
-fn holds(opcode: u8, rflags: u64) -> bool {
+pub(super) fn holds(opcode: u8, rflags: u64) -> bool {
     let flag = |flag: Rflags| rflags & flag.bits() != 0;
     let holds = match opcode >> 1 & 7 {
         0 => flag(Rflags::OF),

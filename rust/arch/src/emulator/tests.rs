@@ -7,6 +7,7 @@ use crate::operand::CodeSize;
 mod decode;
 mod families;
 mod faults;
+mod flags;
 mod random;
 mod strings;
 

@@ -6,5 +6,15 @@
 //! Each test counts its cases and knows how many they are, so that none is left out unnoticed.
 //! Documentation/security.md has the table.
 
+mod apic;
+mod clocks;
+mod control_regs;
+mod controls;
+mod debug_regs;
+mod ept;
+mod exceptions;
 mod guest_state;
+mod memory_types;
 mod paging;
+mod pic;
+mod segments;

@@ -2,9 +2,15 @@
 
 //! Reading and setting an MSR, for a guest or for its VMM.
 
-use arch::machine_check::{
-    MachineChecks,
-    MCG_LMCE_P, //
+use arch::{
+    machine_check::{
+        MachineChecks,
+        MCG_LMCE_P, //
+    },
+    memory_type::{
+        is_mtrr,
+        is_pat, //
+    }, //
 };
 use kernel::prelude::*;
 
@@ -54,9 +60,7 @@ use super::{
     },
     rules::{
         is_canonical,
-        is_ignored,
-        is_mtrr,
-        is_pat, //
+        is_ignored, //
     },
     state::{
         FEATURE_CONTROL_INERT,

@@ -95,28 +95,3 @@ pub(super) fn is_known(index: u32, is_write: bool) -> bool {
 pub(super) fn is_canonical(value: u64) -> bool {
     ((value << 16) as i64 >> 16) as u64 == value
 }
-
-/// Whether each byte of a PAT is a memory type: 2 and 3 are not, nor anything above 7.
-pub(super) fn is_pat(value: u64) -> bool {
-    value
-        .to_le_bytes()
-        .iter()
-        .all(|kind| matches!(kind, 0 | 1 | 4..=7))
-}
-
-/// Whether a value is one that an MTRR can have (SDM vol. 3, 12.11) where addresses have `physical`
-/// bits.
-pub(super) fn is_mtrr(index: u32, value: u64, physical: u8) -> bool {
-    let is_address = physical >= 64 || value >> physical == 0;
-    let is_type = |kind: u64| matches!(kind, 0 | 1 | 4..=6);
-    match index {
-        IA32_MTRR_DEF_TYPE => value & !0xcff == 0 && is_type(value & 0xff),
-        0x250..=0x26f => value
-            .to_le_bytes()
-            .iter()
-            .all(|kind| is_type((*kind).into())),
-        // Even ones are bases with a type, odd ones masks with a valid bit.
-        _ if index & 1 == 0 => is_address && is_type(value & 0xff) && value & 0xf00 == 0,
-        _ => is_address && value & 0x7ff == 0,
-    }
-}

@@ -383,6 +383,23 @@ mod tests {
         }
     }
 
+    /// What libFuzzer found to reach code that nothing shorter does (scripts/fuzz).
+    #[test]
+    fn no_kept_driver_does_harm() {
+        let kept = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../fuzz/corpus/devices"
+        ));
+        let mut drivers = 0;
+        for line in kept.lines().filter(|line| !line.starts_with('#')) {
+            let digit = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("a byte");
+            let orders: Vec<u8> = (0..line.len()).step_by(2).map(digit).collect();
+            drive(&orders);
+            drivers += 1;
+        }
+        assert!(drivers > 0, "the file is empty");
+    }
+
     #[test]
     fn a_driver_that_does_right_is_served() {
         // A machine on PCI: the disk is started, and given a request to tell its name.
