@@ -32,7 +32,7 @@ const RARELY: &[(u32, &str)] = &[
     (0x3a, "IA32_FEATURE_CONTROL"),
     (0x3b, "IA32_TSC_ADJUST"),
     (0xe1, "IA32_UMWAIT_CONTROL"),
-    (0x122, "IA32_TSX_CTRL"),
+    (TSX_CTRL, "IA32_TSX_CTRL"),
     (0x140, "MISC_FEATURES_ENABLES"),
     (0x17a, "IA32_MCG_STATUS"),
     (0x1a0, "IA32_MISC_ENABLE"),
@@ -53,7 +53,7 @@ const RARELY: &[(u32, &str)] = &[
 ];
 
 /// Whether the processor has an MSR, as far as CPUID tells: emulators read any MSR as 0.
-fn is_there(index: u32) -> bool {
+fn is_there(device: &File, index: u32) -> bool {
     // SAFETY: there is CPUID, and leaves that there are not say nothing of these bits.
     let leaf = |function, sub| unsafe { __cpuid_count(function, sub) };
     let bit = |word: u32, bit: u32| word & 1 << bit != 0;
@@ -61,8 +61,10 @@ fn is_there(index: u32) -> bool {
         0x3b => bit(leaf(7, 0).ebx, 1),
         0x48 => bit(leaf(7, 0).edx, 26),
         0xe1 => bit(leaf(7, 0).ecx, 5),
-        // IA32_ARCH_CAPABILITIES says that.
-        0x122 => bit(leaf(7, 0).edx, 29),
+        TSX_CTRL => {
+            let has_list = bit(leaf(7, 0).edx, 29);
+            has_list && read(device, ARCH_CAPABILITIES).is_some_and(|list| list & 1 << 7 != 0)
+        }
         0x38f => leaf(0xa, 0).eax & 0xff > 1,
         0x6a0..=0x6a7 => bit(leaf(7, 0).ecx, 7) || bit(leaf(7, 0).edx, 20),
         0xd90 => bit(leaf(7, 0).ebx, 14),
@@ -76,6 +78,8 @@ fn is_there(index: u32) -> bool {
 /// While the kernel runs, this thread's own base of GS.
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 const TSC_AUX: u32 = 0xc000_0103;
+const TSX_CTRL: u32 = 0x122;
+const ARCH_CAPABILITIES: u32 = 0x10a;
 
 /// How often a thread is looked for that another CPU takes in the middle.
 const TRIES: usize = 8;
@@ -105,7 +109,7 @@ impl Cpu {
     fn new(device: File) -> Self {
         let known = |list: &[(u32, &'static str)]| {
             list.iter()
-                .filter(|(index, _)| is_there(*index))
+                .filter(|(index, _)| is_there(&device, *index))
                 .filter_map(|&(index, name)| {
                     let value = match index {
                         KERNEL_GS_BASE => Some(GS),

@@ -5,6 +5,7 @@ use crate::harness::Test;
 
 mod agreement;
 mod allocations;
+mod apart;
 mod apic;
 mod apic_timer;
 mod attributes;
@@ -118,6 +119,7 @@ pub fn all() -> Vec<Test> {
         attributes::TESTS,
         fpu::TESTS,
         host::TESTS,
+        apart::TESTS,
         signals::TESTS,
         lifetime::TESTS,
         threads::TESTS,
