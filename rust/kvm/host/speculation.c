@@ -51,6 +51,9 @@ void shim_guest_left(void)
 
 static u8 *l1d_fill;
 
+/* Whether each entry flushes, whatever was done before it. */
+static bool l1d_flush_always;
+
 int shim_l1d_setup(void)
 {
 	u64 capabilities = 0;
@@ -76,7 +79,11 @@ int shim_l1d_setup(void)
 		for (i = 0; i < 1 << L1D_ORDER; i++)
 			memset(l1d_fill + i * PAGE_SIZE, i + 1, PAGE_SIZE);
 	}
-	l1tf_vmx_mitigation = VMENTER_L1D_FLUSH_ALWAYS;
+	l1d_flush_always = !IS_ENABLED(CONFIG_KVM_INTEL) ||
+			   l1tf_mitigation == L1TF_MITIGATION_FULL ||
+			   l1tf_mitigation == L1TF_MITIGATION_FULL_FORCE;
+	l1tf_vmx_mitigation =
+		l1d_flush_always ? VMENTER_L1D_FLUSH_ALWAYS : VMENTER_L1D_FLUSH_COND;
 	return 1;
 }
 
@@ -87,10 +94,43 @@ void shim_l1d_cleanup(void)
 	l1d_fill = NULL;
 }
 
+/*
+ * The kernel's interrupts set the flag of their CPU where the kernel was built with its own KVM; without
+ * that, there is none.
+ */
+#if IS_ENABLED(CONFIG_KVM_INTEL)
+static bool l1d_is_clean(void)
+{
+	if (l1d_flush_always)
+		return false;
+	if (!kvm_get_cpu_l1tf_flush_l1d())
+		return true;
+	kvm_clear_cpu_l1tf_flush_l1d();
+	return false;
+}
+
+/* Whoever moves to another CPU in between sets that one's flag as well, when it arrives. */
+void shim_l1d_is_used(void)
+{
+	raw_cpu_write(irq_stat.kvm_cpu_l1tf_flush_l1d, 1);
+}
+#else
+static bool l1d_is_clean(void)
+{
+	return false;
+}
+
+void shim_l1d_is_used(void)
+{
+}
+#endif
+
 void shim_l1d_flush(void)
 {
 	unsigned int offset;
 
+	if (l1d_is_clean())
+		return;
 	if (cpu_feature_enabled(X86_FEATURE_FLUSH_L1D)) {
 		native_wrmsrq(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 		return;
@@ -116,6 +156,10 @@ void shim_l1d_cleanup(void)
 }
 
 void shim_l1d_flush(void)
+{
+}
+
+void shim_l1d_is_used(void)
 {
 }
 

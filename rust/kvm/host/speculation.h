@@ -20,7 +20,12 @@ void shim_report_itlb_multihit(bool mitigated);
 /* Whether entries have to flush the L1 data cache: 1, 0, or -ENOMEM for what that takes. */
 int shim_l1d_setup(void);
 void shim_l1d_cleanup(void);
-/* Flushes it. Interrupts are off until the guest runs. */
+/*
+ * Flushes it, if something has come into it since the last time that guests are not to read. Interrupts
+ * are off until the guest runs.
+ */
 void shim_l1d_flush(void);
+/* Something has, or is about to; the kernel says so itself of its interrupts. */
+void shim_l1d_is_used(void);
 
 #endif

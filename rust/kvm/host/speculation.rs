@@ -76,7 +76,18 @@ pub(crate) fn has_itlb_multihit() -> bool {
     NO_LARGE_PAGES.load(Ordering::Relaxed)
 }
 
-/// Flushes the L1 data cache, where entries have to (L1TF).
+/// What this CPU does next may bring into its L1 data cache what guests are not to read: other
+/// processes' work, or wherever a guest makes the emulator look.
+#[inline]
+pub(crate) fn uses_l1d() {
+    if FLUSHES_L1D.load(Ordering::Relaxed) {
+        // SAFETY: Sets a flag of this CPU's.
+        unsafe { bindings::shim_l1d_is_used() };
+    }
+}
+
+/// Flushes the L1 data cache, where entries have to and [`uses_l1d`] or an interrupt was since the last
+/// time (L1TF).
 #[inline]
 pub(crate) fn flush_l1d(_irqs_off: &IrqsOff<'_>) {
     if FLUSHES_L1D.load(Ordering::Relaxed) {

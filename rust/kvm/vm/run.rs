@@ -73,6 +73,7 @@ impl<B: Backend> Loaded<'_, B> {
         let _mask = self.state.sigmask.map(MaskGuard::set);
         self.vcpu.run.clear_flags();
         self.vcpu.came_to(cpu::current());
+        speculation::uses_l1d();
         self.vcpu.runner.set_thread(sched::current_thread());
         self.state.fpu.load();
         trace!(kvm_fpu(1));

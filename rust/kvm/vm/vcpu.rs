@@ -75,6 +75,7 @@ use crate::{
             SharedPage, //
         },
         signal::SigSet, //
+        speculation,
     },
     stats::vcpu::{
         self as stat,
@@ -293,6 +294,7 @@ impl<B: Backend> Resident for Vcpu<B> {
         self.resident.sched_in(cpu);
         self.runner.set_waits_for_cpu(false);
         self.came_to(cpu);
+        speculation::uses_l1d();
     }
 
     fn sched_out(&self) {

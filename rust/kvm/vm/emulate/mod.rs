@@ -54,6 +54,7 @@ use super::{
 use crate::{
     host::{
         shared::UserExit,
+        speculation,
         trace::{
             kvm_emulate_insn,
             trace, //
@@ -72,6 +73,7 @@ impl<B: Backend> Loaded<'_, B> {
         memory: &GuestAccess<'_>,
         known: Option<Known>,
     ) -> Result<Next> {
+        speculation::uses_l1d();
         self.state.emulation.begin(known);
         let mut guest = Guest::new(self, memory);
         let mut bytes = [0; emulator::MAX_LENGTH];
