@@ -300,7 +300,7 @@ fn second_channel_gate() {
 }
 
 /// Rounds of a loop that is long enough for anything to come.
-const SPIN: u64 = 2_000_000;
+const SPIN: u64 = 100_000_000;
 
 /// A machine whose channel 0 runs in `mode`, its interrupt going through the master PIC.
 #[track_caller]
