@@ -176,6 +176,35 @@ impl Calls {
     }
 }
 
+impl Calls {
+    /// A number near one that there is (another direction, size, number or type, or some of its bits
+    /// the other way round), or any; what it does, if anything, is not known.
+    pub fn strange(&self, random: &mut Random, vcpus: usize) -> Ioctl {
+        let vcpu = random.below(vcpus as u64) as usize;
+        let group = random.below(self.groups.len() as u64) as usize;
+        let mut call = self.of_group(group, random, vcpu);
+        let near = call.number;
+        call.number = match random.below(8) {
+            0 => near ^ random.pick(&[1, 2, 3]) << 30,
+            1 => near ^ 1 << (16 + random.below(14)),
+            2 => near & !(0x3fff << 16) | random.pick(&[0, 1, 8, 4096, 0x3fff]) << 16,
+            3 | 4 => near & !0xff | random.below(256),
+            5 => near ^ 1 << (8 + random.below(8)),
+            6 => near ^ 1 << (32 + random.below(32)),
+            _ => random.next() & 0xffff_ffff,
+        };
+        call.name = "unknown";
+        call.comparable = false;
+        if random.one_in(3) {
+            call.on = random.pick(&[On::System, On::Vm, On::Vcpu(vcpu), On::Stats]);
+        }
+        if matches!(call.argument, Argument::Value(_)) || random.one_in(3) {
+            call.argument = Argument::Block(Block::of(random.bytes(4096)));
+        }
+        call
+    }
+}
+
 /// A number that no KVM has on a descriptor, or that has the wrong size.
 fn unknown(random: &mut Random, vcpu: usize) -> Ioctl {
     let len = random.pick(&[0, 4, 8, 64, 520, 4096]);

@@ -33,7 +33,8 @@ pub struct Canary {
     /// What the debug registers of guests point to: a trap here is a leak.
     trap: Box<u64>,
     msrs: Msrs,
-    watch: Watch,
+    /// None before they are asked for: they are at addresses of which a process has one each.
+    watch: Option<Watch>,
 }
 
 /// What is compared beside XSAVE.
@@ -144,7 +145,7 @@ impl Canary {
             has_rdtscp: extended.edx & 1 << 27 != 0,
             trap: Box::new(0),
             msrs: Msrs::new(),
-            watch: Watch::new(),
+            watch: None,
         }
     }
 
@@ -162,7 +163,7 @@ impl Canary {
 
     /// Begins another guest: the thread has breakpoints, or none.
     pub fn begin(&mut self, breakpoints: bool) {
-        self.watch.set(breakpoints);
+        self.watch.get_or_insert_with(Watch::new).set(breakpoints);
     }
 
     /// What is compared once for each guest.
@@ -242,7 +243,7 @@ impl Canary {
         if self.has_rdtscp {
             self.check_cpu_number()?;
         }
-        self.watch.check()?;
+        self.watch.as_mut().map_or(Ok(()), Watch::check)?;
         self.msrs.check_often()
     }
 

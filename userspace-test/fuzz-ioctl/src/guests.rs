@@ -105,7 +105,7 @@ fn watch(vcpu: usize, address: u64, dr7: u64) -> Step {
 }
 
 /// Whether KVM_RUN may end so (api.rst, 5, and 4.10 for errors).
-fn is_known(value: i64, reason: u32) -> bool {
+pub fn is_known(value: i64, reason: u32) -> bool {
     const ERRORS: [i32; 5] = [
         libc::EINTR,
         libc::EAGAIN,
@@ -157,7 +157,7 @@ fn run(guest: &Guest, canary: &mut Canary, without: &[usize]) -> Result<Vec<(i64
             machine.step(&watch(vcpu, canary.trap_address(), dr7));
         }
         for &answer in &guest.answers {
-            let Some((value, reason, found)) = machine.run_watched(vcpu, answer, canary) else {
+            let Some((value, reason, found)) = machine.run_briefly(vcpu, answer, canary) else {
                 break;
             };
             found.map_err(changed)?;

@@ -38,6 +38,9 @@ pub fn pages() -> &'static Filled {
     PAGES.get_or_init(|| Filled::new(GUEST_LEN, CODE))
 }
 
+/// What KVM_RUN returned, the exit reason, and what has become of the canary.
+pub type Watched = (i64, u32, Result<(), String>);
+
 /// A vCPU with its `kvm_run`.
 pub struct Vcpu {
     /// Its descriptor.
@@ -116,6 +119,11 @@ impl Machine {
         self.memory.write(at as usize, bytes);
     }
 
+    /// A copy of bytes of the VM's memory.
+    pub fn dump(&self, at: u64, len: usize) -> Vec<u8> {
+        self.memory.read(at as usize, len)
+    }
+
     /// The VM's descriptor.
     pub fn vm(&self) -> RawFd {
         self.vm.as_raw_fd()
@@ -185,24 +193,25 @@ impl Machine {
         }
     }
 
-    /// KVM_RUN, for some milliseconds at most, with a canary in the processor's registers: what it
-    /// returned, the exit reason, and what has become of the canary.
-    pub fn run_watched(
-        &self,
-        number: usize,
-        answer: u64,
-        canary: &mut Canary,
-    ) -> Option<(i64, u32, Result<(), String>)> {
+    /// KVM_RUN with a canary in the processor's registers: what it returned, the exit reason, and
+    /// what has become of the canary.
+    pub fn run_watched(&self, number: usize, answer: u64, canary: &mut Canary) -> Option<Watched> {
         let vcpu = self.vcpus.get(number)?;
         let page = vcpu.run.as_ref()?;
-        sys::alarm(PATIENCE);
         let (value, found) = canary.run(vcpu.fd.as_raw_fd());
-        sys::alarm(Duration::ZERO);
         let reason = reason(page);
         if value == 0 {
             reply(page, answer);
         }
         Some((value, reason, found))
+    }
+
+    /// As [`Self::run_watched`], for some milliseconds at most.
+    pub fn run_briefly(&self, number: usize, answer: u64, canary: &mut Canary) -> Option<Watched> {
+        sys::alarm(PATIENCE);
+        let result = self.run_watched(number, answer, canary);
+        sys::alarm(Duration::ZERO);
+        result
     }
 
     fn ioctl(&mut self, call: &Ioctl) -> Answer {

@@ -13,13 +13,16 @@ mod guests;
 mod lists;
 mod machine;
 mod program;
+mod races;
 mod random;
 mod sequence;
+mod shrink;
 mod state;
 mod step;
 mod stress;
 mod sys;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::exit;
 use std::time::Instant;
@@ -28,14 +31,21 @@ const USAGE: &str = "usage: fuzz-ioctl agree [--seed=N] [--first=N] [--count=N]
        fuzz-ioctl agree --seed=N --case=N[,N...] [--without=STEP[,STEP...]]
        fuzz-ioctl compare FILE FILE
        fuzz-ioctl stress [--seed=N] [--first=N] [--count=N] [--threads=N] [--json]
+       fuzz-ioctl stress --seed=N --first=N [--threads=N] --keep=STEP[-STEP][,..]
+       fuzz-ioctl shrink [--threads=N] COMMAND...
        fuzz-ioctl guests [--seed=N] [--first=N] [--count=N] [--json]
+       fuzz-ioctl races [--seed=N] [--first=N] [--count=N] [--json]
 
 agree    prints a hash of what each sequence of calls returned, and of the state after each call;
          the same seed gives the same on every KVM. With --case all of it, in words.
 compare  two outputs of that; status 1 where they differ.
 stress   VMs, each called by some threads at once while memory goes away, signals come and the
-         process may be killed, until --count calls were made.
-guests   --count guests of any state and any code, each KVM_RUN with canaries in the host's registers.";
+         process may be killed, until --count calls were made. With --keep one VM, some times, of whose
+         threads' steps only those that are named are carried out.
+shrink   looks for the fewest such steps with which COMMAND --keep=STEPS still fails.
+guests   --count guests of any state and any code, each KVM_RUN with canaries in the host's registers.
+races    --count guests of two or three vCPUs that run at once on page tables which one of them rewrites,
+         while the VMM takes memory away and sends interrupts.";
 
 /// How many of the sequences that disagree are named.
 const NAMED: usize = 20;
@@ -61,6 +71,7 @@ struct Options {
     json: bool,
     cases: Vec<u64>,
     without: Vec<usize>,
+    keep: Option<Vec<u64>>,
 }
 
 fn numbers(text: &str) -> Option<Vec<u64>> {
@@ -76,6 +87,7 @@ fn options(arguments: &[String]) -> Option<Options> {
         json: false,
         cases: Vec::new(),
         without: Vec::new(),
+        keep: None,
     };
     for argument in arguments {
         if argument == "--json" {
@@ -83,6 +95,10 @@ fn options(arguments: &[String]) -> Option<Options> {
             continue;
         }
         let (name, value) = argument.split_once('=')?;
+        if name == "--keep" {
+            options.keep = Some(shrink::numbers(value)?);
+            continue;
+        }
         let values = numbers(value)?;
         match name {
             "--seed" => options.seed = values[0],
@@ -121,7 +137,43 @@ fn fail(mode: &str, options: &Options, number: u64, what: &str) -> ! {
     exit(1)
 }
 
+/// One VM of stress, with some of its steps.
+fn stress_kept(options: &Options, keep: &[u64]) {
+    let Options {
+        seed,
+        first,
+        threads,
+        ..
+    } = *options;
+    print!("{}", stress::describe(seed, first, threads, keep));
+    match stress::run_kept(seed, first, threads, keep) {
+        Ok(()) => println!("1 passed, 0 failed"),
+        Err(what) => {
+            println!("FAILED stress {first} of seed {seed}: {what}");
+            println!("0 passed, 1 failed");
+            exit(1);
+        }
+    }
+}
+
+/// The fewest steps with which a command still fails; status 1 if it does not fail with all.
+fn shrink(threads: u64, command: &[String]) -> ! {
+    match shrink::with_command(command, stress::steps(threads)) {
+        Some(steps) => {
+            println!("--keep={}", shrink::ranges(&steps));
+            exit(0)
+        }
+        None => {
+            println!("with all steps it does not fail: it is rare, or needs the VMs before it");
+            exit(1)
+        }
+    }
+}
+
 fn stress(options: &Options) {
+    if let Some(keep) = &options.keep {
+        return stress_kept(options, keep);
+    }
     let progress = progress("calls", options.count);
     let Options {
         seed,
@@ -170,6 +222,26 @@ fn guests(options: &Options) {
             "the kernel is tainted: its log says why",
         );
     }
+    print_ends(options, &ends);
+    if !options.json {
+        println!("canaries: {canaries}");
+        println!("1 passed, 0 failed");
+    }
+}
+
+fn races(options: &Options) {
+    let progress = progress("guests", options.count);
+    match races::run_all(options.seed, options.first, options.count, progress) {
+        Ok(ends) => print_ends(options, &ends),
+        Err((number, what)) => fail("races", options, number, &what),
+    }
+    if !options.json {
+        println!("1 passed, 0 failed");
+    }
+}
+
+/// How the KVM_RUNs of guests ended.
+fn print_ends(options: &Options, ends: &BTreeMap<(i64, u32), u64>) {
     let ends: Vec<_> = ends.iter().map(|((v, r), n)| (end(*v, *r), n)).collect();
     if options.json {
         let ends: Vec<_> = ends
@@ -180,8 +252,6 @@ fn guests(options: &Options) {
     } else {
         let ends: Vec<_> = ends.iter().map(|(what, n)| format!("{what} {n}")).collect();
         println!("{} guests: {}", options.count, ends.join(", "));
-        println!("canaries: {canaries}");
-        println!("1 passed, 0 failed");
     }
 }
 
@@ -191,6 +261,14 @@ fn main() {
     let mode = arguments.first().map_or("", String::as_str);
     if mode == "compare" && arguments.len() == 3 {
         compare(&arguments[1], &arguments[2]);
+    }
+    if mode == "shrink" && arguments.len() > 1 {
+        let threads = arguments[1].strip_prefix("--threads=");
+        let command = &arguments[if threads.is_some() { 2 } else { 1 }..];
+        let threads = threads.map_or(Some(4), |number| number.parse().ok());
+        if let (Some(threads), false) = (threads, command.is_empty()) {
+            shrink(threads, command);
+        }
     }
     let Some(options) = arguments.get(1..).and_then(options) else {
         eprintln!("{USAGE}");
@@ -206,6 +284,7 @@ fn main() {
         }),
         "stress" => stress(&options),
         "guests" => guests(&options),
+        "races" => races(&options),
         _ => {
             eprintln!("{USAGE}");
             exit(2);

@@ -140,20 +140,22 @@ fn exits(random: &mut Random) -> Vec<u8> {
     code
 }
 
-/// `mov r15d, length` and the instruction.
-fn guarded(code: &mut Vec<u8>, instruction: &[u8]) {
+/// `mov r15d, length` and the instruction: handlers go on that much further.
+pub fn guarded(code: &mut Vec<u8>, instruction: &[u8]) {
     code.extend([0x41, 0xbf, instruction.len() as u8, 0, 0, 0]);
     code.extend(instruction);
 }
 
-fn load_eax_edx(code: &mut Vec<u8>, value: u64) {
+/// `mov eax, low` and `mov edx, high`.
+pub fn load_eax_edx(code: &mut Vec<u8>, value: u64) {
     code.push(0xb8);
     code.extend((value as u32).to_le_bytes());
     code.push(0xba);
     code.extend(((value >> 32) as u32).to_le_bytes());
 }
 
-fn load_ecx(code: &mut Vec<u8>, value: u32) {
+/// `mov ecx, value`.
+pub fn load_ecx(code: &mut Vec<u8>, value: u32) {
     code.push(0xb9);
     code.extend(value.to_le_bytes());
 }

@@ -23,7 +23,8 @@ const PD: u64 = 0x6000;
 const SPURIOUS: usize = 0xf0;
 const INITIAL_COUNT: usize = 0x380;
 
-fn ioctl(name: &'static str, on: On, number: u64, argument: Argument) -> Step {
+/// A step that is an ioctl.
+pub fn ioctl(name: &'static str, on: On, number: u64, argument: Argument) -> Step {
     Step::Ioctl(Ioctl {
         name,
         on,
@@ -33,13 +34,14 @@ fn ioctl(name: &'static str, on: On, number: u64, argument: Argument) -> Step {
     })
 }
 
-fn set(at: usize, width: usize, value: u64) -> Edit {
+/// A field that is `value`.
+pub fn set(at: usize, width: usize, value: u64) -> Edit {
     let value = Value::Set(value);
     Edit { at, width, value }
 }
 
 /// A structure of which some fields are not 0.
-fn fields(number: u64, get: Option<u64>, edits: Vec<Edit>) -> Argument {
+pub fn fields(number: u64, get: Option<u64>, edits: Vec<Edit>) -> Argument {
     let mut block = Block::of(vec![0; (number >> 16) as usize & 0x3fff]);
     block.get = get;
     block.edits = edits;
@@ -199,6 +201,34 @@ pub fn set_up(random: &mut Random) -> (Vec<Step>, usize) {
         chips(random, &mut steps);
     }
     let vcpus = random.pick(&[1, 1, 2]);
+    create_vcpus(random, vcpus, &mut steps);
+    for vcpu in 0..vcpus {
+        if !random.one_in(10) {
+            let on = On::Vcpu(vcpu);
+            steps.push(ioctl("SET_CPUID2", on, calls::SET_CPUID2, all_cpuid()));
+        }
+        if !random.one_in(10) {
+            mode(random, vcpu, &mut steps);
+        }
+    }
+    (steps, vcpus)
+}
+
+/// The steps that make a VM with that many vCPUs in 64-bit mode, see [`long_mode`].
+pub fn set_up_long(random: &mut Random, vcpus: usize) -> Vec<Step> {
+    let mut steps = Vec::new();
+    chips(random, &mut steps);
+    create_vcpus(random, vcpus, &mut steps);
+    for vcpu in 0..vcpus {
+        let on = On::Vcpu(vcpu);
+        steps.push(ioctl("SET_CPUID2", on, calls::SET_CPUID2, all_cpuid()));
+        steps.extend(long_mode(vcpu));
+    }
+    steps
+}
+
+/// vCPUs, and then memory.
+fn create_vcpus(random: &mut Random, vcpus: usize, steps: &mut Vec<Step>) {
     for id in 0..vcpus {
         let argument = Argument::Value(id as u64);
         steps.push(ioctl("CREATE_VCPU", On::Vm, calls::CREATE_VCPU, argument));
@@ -210,17 +240,7 @@ pub fn set_up(random: &mut Random) -> (Vec<Step>, usize) {
         let lapic = fields(calls::SET_LAPIC, Some(calls::GET_LAPIC), edits);
         steps.push(ioctl("SET_LAPIC", On::Vcpu(id), calls::SET_LAPIC, lapic));
     }
-    memory(random, &mut steps);
-    for vcpu in 0..vcpus {
-        if !random.one_in(10) {
-            let on = On::Vcpu(vcpu);
-            steps.push(ioctl("SET_CPUID2", on, calls::SET_CPUID2, all_cpuid()));
-        }
-        if !random.one_in(10) {
-            mode(random, vcpu, &mut steps);
-        }
-    }
-    (steps, vcpus)
+    memory(random, steps);
 }
 
 /// One step that may be anything.

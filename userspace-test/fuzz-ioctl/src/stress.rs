@@ -17,6 +17,8 @@ use crate::sys::{self, Disturbance, Shared};
 
 /// Steps of each thread.
 const STEPS: u64 = 60;
+/// How often a VM is run to see whether it fails.
+const TRIES: usize = 8;
 /// How long a process may take to end that was told to, or was killed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,9 +65,25 @@ fn wild(calls: &Calls, random: &mut Random, vcpus: usize) -> Step {
     }
 }
 
-/// The child: a VM, `threads` threads, and signals for them until all are done.
-fn child(seed: u64, number: u64, threads: u64, count: &AtomicU64) {
+/// What the thread `thread` of a VM does, each step with its number among those of all threads.
+fn steps_of(seed: u64, number: u64, thread: u64, vcpus: usize) -> Vec<(u64, Step)> {
     let calls = Calls::all();
+    let mut random = Random::of(seed ^ ((thread + 1) << 48), number);
+    let mut odd = Random::of(seed ^ ((thread + 1) << 48) ^ 0x006f_6464, number);
+    (0..STEPS)
+        .map(|step| {
+            let mut what = wild(&calls, &mut random, vcpus);
+            if odd.one_in(12) {
+                what = Step::Ioctl(calls.strange(&mut odd, vcpus));
+            }
+            (thread * STEPS + step, what)
+        })
+        .collect()
+}
+
+/// The child: a VM, `threads` threads, and signals for them until all are done. Of their steps those
+/// in `keep` are carried out, or all.
+fn child(seed: u64, number: u64, threads: u64, keep: Option<&[u64]>, count: &AtomicU64) {
     let mut random = Random::of(seed ^ 0x7374_7265_7373, number);
     let (steps, vcpus) = sequence::set_up(&mut random);
     let mut machine = Machine::new();
@@ -77,15 +95,15 @@ fn child(seed: u64, number: u64, threads: u64, count: &AtomicU64) {
     std::thread::scope(|scope| {
         for thread in 0..threads {
             let mut own = machine.share(thread + 1);
-            let (ids, calls) = (&ids, &calls);
+            let ids = &ids;
             scope.spawn(move || {
                 let id = &ids[thread as usize];
                 id.store(sys::thread_id(), Ordering::SeqCst);
-                let mut random = Random::of(seed ^ ((thread + 1) << 48), number);
-                for _ in 0..STEPS {
-                    let step = wild(calls, &mut random, vcpus);
-                    own.step_shared(&step);
-                    count.fetch_add(1, Ordering::Relaxed);
+                for (number, step) in steps_of(seed, number, thread, vcpus) {
+                    if keep.is_none_or(|keep| keep.contains(&number)) {
+                        own.step_shared(&step);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 id.store(-1, Ordering::SeqCst);
             });
@@ -104,6 +122,69 @@ pub fn taint() -> String {
     std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default()
 }
 
+/// The steps that [`child`] carries out, for people.
+pub fn describe(seed: u64, number: u64, threads: u64, keep: &[u64]) -> String {
+    let mut random = Random::of(seed ^ 0x7374_7265_7373, number);
+    let (steps, vcpus) = sequence::set_up(&mut random);
+    let set_up = steps.iter().map(|step| format!("  first: {step}\n"));
+    let rest = (0..threads).flat_map(|thread| {
+        let kept = steps_of(seed, number, thread, vcpus).into_iter();
+        kept.filter(|(number, _)| keep.contains(number))
+            .map(move |(number, step)| format!("  thread {thread}, {number}: {step}\n"))
+    });
+    set_up.chain(rest).collect()
+}
+
+/// Steps of all threads together.
+pub fn steps(threads: u64) -> u64 {
+    threads * STEPS
+}
+
+/// Runs one VM, with `threads` threads of which all steps or those in `keep` are carried out; whether
+/// it was killed.
+///
+/// # Errors
+///
+/// Says what went wrong where it could not be ended, or the kernel is unwell after it.
+pub fn run_one(
+    seed: u64,
+    number: u64,
+    threads: u64,
+    keep: Option<&[u64]>,
+    made: &AtomicU64,
+) -> Result<bool, String> {
+    let before = taint();
+    let mut random = Random::of(seed ^ 0x6b69_6c6c, number);
+    let kill = random
+        .one_in(4)
+        .then(|| Duration::from_micros(random.below(20_000)));
+    let pid = sys::fork(|| child(seed, number, threads, keep, made));
+    let mut deadline = Instant::now() + PATIENCE;
+    if let Some(after) = kill {
+        std::thread::sleep(after);
+        sys::kill(pid);
+    }
+    let mut told = false;
+    while sys::has_ended(pid).is_none() {
+        if Instant::now() > deadline {
+            if told || kill.is_some() {
+                return Err("a killed process does not end".into());
+            }
+            sys::kill(pid);
+            told = true;
+            deadline = Instant::now() + PATIENCE;
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    if told {
+        return Err("the threads did not come to an end by themselves".into());
+    }
+    if taint() != before {
+        return Err("the kernel is tainted: its log says why".into());
+    }
+    Ok(kill.is_some())
+}
+
 /// Runs VMs from `first` on until `count` calls were made; returns how many VMs and calls that were,
 /// and how many processes were killed.
 ///
@@ -120,41 +201,10 @@ pub fn run_all(
 ) -> Result<[u64; 3], (u64, String)> {
     machine::pages();
     let made = Shared::new();
-    let before = taint();
     let (mut number, mut killed) = (first, 0);
     while made.counter().load(Ordering::Relaxed) < count {
-        let mut random = Random::of(seed ^ 0x6b69_6c6c, number);
-        let kill = random
-            .one_in(4)
-            .then(|| Duration::from_micros(random.below(20_000)));
-        let pid = sys::fork(|| child(seed, number, threads, made.counter()));
-        let mut deadline = Instant::now() + PATIENCE;
-        if let Some(after) = kill {
-            std::thread::sleep(after);
-            sys::kill(pid);
-            killed += 1;
-        }
-        let mut told = false;
-        while !sys::has_ended(pid) {
-            if Instant::now() > deadline {
-                if told || kill.is_some() {
-                    return Err((number, "a killed process does not end".into()));
-                }
-                sys::kill(pid);
-                told = true;
-                deadline = Instant::now() + PATIENCE;
-            }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        if told {
-            return Err((
-                number,
-                "the threads did not come to an end by themselves".into(),
-            ));
-        }
-        if taint() != before {
-            return Err((number, "the kernel is tainted: its log says why".into()));
-        }
+        let done = run_one(seed, number, threads, None, made.counter());
+        killed += u64::from(done.map_err(|what| (number, what))?);
         number += 1;
         progress(made.counter().load(Ordering::Relaxed));
     }
@@ -163,4 +213,19 @@ pub fn run_all(
         made.counter().load(Ordering::Relaxed),
         killed,
     ])
+}
+
+/// Runs the VM `number` some times with the steps in `keep`: those of different threads come in
+/// another order each time.
+///
+/// # Errors
+///
+/// As [`run_one`].
+pub fn run_kept(seed: u64, number: u64, threads: u64, keep: &[u64]) -> Result<(), String> {
+    machine::pages();
+    let made = Shared::new();
+    for _ in 0..TRIES {
+        run_one(seed, number, threads, Some(keep), made.counter())?;
+    }
+    Ok(())
 }

@@ -356,11 +356,12 @@ pub fn kill(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
-/// Whether a child has ended; it is then gone.
-pub fn has_ended(pid: i32) -> bool {
+/// How a child has ended, if it has: whether by itself, and well. It is then gone.
+pub fn has_ended(pid: i32) -> Option<bool> {
     let mut status = 0;
     // SAFETY: room for the status.
-    unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) == pid }
+    let ended = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) };
+    (ended == pid).then_some(status == 0)
 }
 
 /// The kernel's number of this thread.

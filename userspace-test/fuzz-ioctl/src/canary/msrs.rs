@@ -81,7 +81,9 @@ const TSC_AUX: u32 = 0xc000_0103;
 const TSX_CTRL: u32 = 0x122;
 const ARCH_CAPABILITIES: u32 = 0x10a;
 
-/// How often a thread is looked for that another CPU takes in the middle.
+/// How often an MSR is read that is another one's, or a thread is looked for that another CPU takes in
+/// the middle. While this thread is in the kernel to read it, another may have run that has not
+/// returned to user space yet: what KVM switches lazily is its guest's until then.
 const TRIES: usize = 8;
 
 /// The MSRs of each CPU, before there are guests.
@@ -128,7 +130,14 @@ impl Cpu {
 
     fn check(&self, list: &[Msr]) -> Result<(), String> {
         for Msr { index, name, value } in list {
-            match read(&self.device, *index) {
+            let mut now = None;
+            for _ in 0..TRIES {
+                now = read(&self.device, *index);
+                if now == Some(*value) {
+                    break;
+                }
+            }
+            match now {
                 Some(now) if now == *value => {}
                 Some(now) => return Err(format!("{name} was {value:#x}, is {now:#x}")),
                 None => return Err(format!("{name} cannot be read any more")),
