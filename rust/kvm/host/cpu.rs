@@ -212,6 +212,12 @@ impl Drop for IrqsOff<'_> {
     }
 }
 
+/// Whether interrupts are off here: what takes long has to wait then.
+pub(crate) fn irqs_are_off() -> bool {
+    // SAFETY: Reads a flag of this CPU's.
+    unsafe { bindings::shim_irqs_disabled() }
+}
+
 /// Whether a CPU is online, at this moment.
 pub(crate) fn is_online(cpu: u32) -> bool {
     // SAFETY: Reads a mask of the kernel's.

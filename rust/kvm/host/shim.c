@@ -101,6 +101,11 @@ void shim_irq_enable(void)
 	local_irq_enable();
 }
 
+bool shim_irqs_disabled(void)
+{
+	return irqs_disabled();
+}
+
 void shim_preempt_disable(void)
 {
 	preempt_disable();

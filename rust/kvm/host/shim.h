@@ -29,6 +29,7 @@ int shim_rdmsr_safe(u32 msr, u64 *value);
 int shim_wrmsr_safe(u32 msr, u64 value);
 void shim_irq_disable(void);
 void shim_irq_enable(void);
+bool shim_irqs_disabled(void);
 void shim_preempt_disable(void);
 void shim_preempt_enable(void);
 u32 shim_tsc_khz(void);

@@ -22,11 +22,11 @@ use crate::host::trace::trace;
 
 impl<B: Backend> Loaded<'_, B> {
     /// Whether `gpa` is in the local APIC's page or the IOAPIC's registers, and both are here: no
-    /// access to them goes to the VMM.
+    /// access to them goes to the VMM, or takes long.
     #[inline]
     pub(crate) fn is_chip(&self, gpa: Gpa) -> bool {
         self.irqchip().is_some_and(|irqchip| {
-            irqchip.ioapic_offset(gpa.0).is_some()
+            irqchip.is_small() && irqchip.ioapic_offset(gpa.0).is_some()
                 || irqchip.has_chips() && self.is_apic_register(gpa.0)
         })
     }

@@ -163,10 +163,20 @@ impl<B: Backend> Loaded<'_, B> {
             // The kicked one may get this one's turn, too.
             KVM_HC_KICK_CPU => (Needs::Sleep, Feature::PvUnhalt),
             KVM_HC_SCHED_YIELD => (Needs::Sleep, Feature::PvSchedYield),
-            KVM_HC_SEND_IPI => (Needs::Locks, Feature::PvSendIpi),
+            KVM_HC_SEND_IPI if self.is_for_few() => (Needs::Locks, Feature::PvSendIpi),
+            KVM_HC_SEND_IPI => (Needs::Sleep, Feature::PvSendIpi),
             _ => return None,
         };
         self.has_feature(feature).then_some(needs)
+    }
+
+    /// Whether the first two arguments, a bit for each vCPU, mean so few that they can be sent
+    /// interrupts with interrupts off.
+    #[inline(never)]
+    fn is_for_few(&self) -> bool {
+        let bits = self.argument(RBX).count_ones() + self.argument(RCX).count_ones();
+        self.irqchip()
+            .is_none_or(|irqchip| irqchip.is_small() || bits == 1 && irqchip.has_few())
     }
 
     fn hypercall(&mut self, number: u64) -> u64 {

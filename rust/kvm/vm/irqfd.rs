@@ -2,9 +2,9 @@
 
 //! Interrupts by eventfd (api.rst, 4.75 KVM_IRQFD).
 //!
-//! Whoever signals the eventfd injects the interrupt then and there, whatever the context: nothing
-//! is left for a thread to do. Only when an eventfd is closed does a thread of the kernel's forget
-//! it, since that happens under the eventfd's own lock.
+//! Whoever signals the eventfd injects the interrupt then and there, whatever the context. Left to a
+//! thread of the kernel's, since the eventfd's own lock is held, is an interrupt for many processors,
+//! and to forget an eventfd that is closed.
 
 use core::sync::atomic::{
     AtomicBool,
@@ -71,6 +71,8 @@ struct Irqfd {
     gsi: u32,
     irqchip: Arc<Irqchip>,
     resample: Option<Arc<EventFd>>,
+    /// To be injected by a thread.
+    is_due: AtomicBool,
     /// The eventfd was closed: to be forgotten.
     is_closed: AtomicBool,
     list: Arc<Work<List>>,
@@ -83,6 +85,11 @@ struct Resamplers {
     #[pin]
     entries: SpinLockIrq<KVVec<Resampler>>,
 }
+
+/// Most of them: all are looked at with interrupts off.
+const MAX_RESAMPLERS: usize = 256;
+/// More than this are not told of the end of an interrupt where interrupts are off.
+const FEW_RESAMPLERS: usize = 4;
 
 struct Resampler {
     gsi: u32,
@@ -103,7 +110,7 @@ impl Irqfds {
     ///
     /// EINVAL where the end of interrupts is asked for and the IOAPIC is not in the kernel; EBADF
     /// and EINVAL for what is no eventfd; EBUSY where the eventfd injects already, here or in
-    /// another VM; ENOMEM.
+    /// another VM; ENOSPC where [`MAX_RESAMPLERS`] hear of interrupts' ends; ENOMEM.
     pub(crate) fn assign(&self, irqchip: &Arc<Irqchip>, inject: &Inject) -> Result {
         if inject.resample_fd.is_some() && !irqchip.has_chips() {
             return Err(EINVAL);
@@ -124,6 +131,7 @@ impl Irqfds {
             gsi: inject.gsi,
             irqchip: irqchip.clone(),
             resample: resample.clone(),
+            is_due: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             list: list.clone(),
         };
@@ -211,6 +219,12 @@ impl List {
 
 impl Job for List {
     fn run(&self) {
+        for irqfd in self.irqfds.lock().iter() {
+            let irqfd = irqfd.watcher();
+            if irqfd.is_due.load(Ordering::Relaxed) && irqfd.is_due.swap(false, Ordering::Acquire) {
+                irqfd.inject();
+            }
+        }
         self.remove(|irqfd| irqfd.watcher().is_closed.load(Ordering::Acquire));
     }
 }
@@ -228,7 +242,12 @@ impl Irqfd {
 
 impl Watcher for Irqfd {
     fn signalled(&self) {
-        self.inject();
+        if self.irqchip.is_quick_line(self.gsi) {
+            self.inject();
+        } else {
+            self.is_due.store(true, Ordering::Release);
+            self.list.schedule();
+        }
     }
 
     fn closed(&self) {
@@ -248,6 +267,10 @@ impl Resamplers {
     /// Adds one. Calls come one after another.
     fn add(&self, gsi: u32, eventfd: Arc<EventFd>) -> Result {
         let count = self.entries.lock().len();
+        if count >= MAX_RESAMPLERS {
+            return Err(ENOSPC);
+        }
+        self.irqchip.set_many_listen(count >= FEW_RESAMPLERS);
         // Memory is neither allocated nor freed with interrupts off.
         let mut grown = KVVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
         let mut entries = self.entries.lock();
@@ -268,7 +291,9 @@ impl Resamplers {
             .position(|entry| entry.gsi == gsi && Arc::ptr_eq(&entry.eventfd, eventfd));
         let removed = at.and_then(|at| entries.remove(at).ok());
         let is_last = !entries.iter().any(|entry| entry.gsi == gsi);
+        let count = entries.len();
         drop(entries);
+        self.irqchip.set_many_listen(count > FEW_RESAMPLERS);
         drop(removed);
         if is_last {
             self.irqchip.set_gsi(Source::Resampler, gsi, false);

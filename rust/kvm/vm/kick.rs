@@ -2,13 +2,16 @@
 
 //! Who is in guest mode, who sleeps, and how to get their attention.
 
-use core::sync::atomic::{
-    fence,
-    AtomicBool,
-    AtomicI32,
-    AtomicU32,
-    AtomicUsize,
-    Ordering, //
+use core::{
+    ops::Range,
+    sync::atomic::{
+        fence,
+        AtomicBool,
+        AtomicI32,
+        AtomicU32,
+        AtomicUsize,
+        Ordering, //
+    },
 };
 
 use bitflags::bitflags;
@@ -195,6 +198,12 @@ impl Runner {
         self.waiter.wait(done)
     }
 }
+
+/// vCPUs that are looked at under the lock of their list.
+const MANY: usize = 128;
+/// vCPUs that are woken under it.
+const FEW: usize = 8;
+
 /// The vCPUs of a VM.
 #[pin_data]
 pub(crate) struct Runners {
@@ -215,15 +224,13 @@ impl Runners {
 
     /// Adds a vCPU. Calls come one after another.
     pub(crate) fn add(&self, runner: Arc<Runner>) -> Result {
-        let count = self.list.lock().len();
+        let count = self.count();
         let mut grown = KVec::with_capacity(count + 1, GFP_KERNEL_ACCOUNT)?;
-        let mut list = self.list.lock();
-        for old in list.iter() {
-            grown.push(old.clone(), GFP_ATOMIC)?;
-        }
-        grown.push(runner, GFP_ATOMIC)?;
-        core::mem::swap(&mut *list, &mut grown);
-        drop(list);
+        self.each(MANY, |old| {
+            let _always_fits = grown.push_within_capacity(old.clone());
+        });
+        let _always_fits = grown.push_within_capacity(runner);
+        core::mem::swap(&mut *self.list.lock(), &mut grown);
         Ok(())
     }
 
@@ -238,33 +245,55 @@ impl Runners {
         self.list.lock().len()
     }
 
+    /// Calls `f` for each vCPU, for so many at a time with the lock held.
+    fn each(&self, at_once: usize, mut f: impl FnMut(&Arc<Runner>)) {
+        let mut done = 0;
+        loop {
+            let list = self.list.lock();
+            let some = list.get(done..).unwrap_or(&[]);
+            if some.is_empty() {
+                return;
+            }
+            some.iter().take(at_once).for_each(&mut f);
+            done += at_once;
+        }
+    }
+
     /// The thread of a vCPU that waits for a CPU, if there is one: the next after that which was
     /// found last, and not `own`.
     pub(crate) fn next_waiting(&self, own: &Runner) -> Option<i32> {
-        let list = self.list.lock();
-        let start = self.last_found.load(Ordering::Relaxed) + 1;
-        let found = (0..list.len())
-            .map(|step| (start + step) % list.len())
-            .find(|place| {
-                list.get(*place)
-                    .is_some_and(|runner| runner.waits_for_cpu() && !core::ptr::eq(&**runner, own))
-            })?;
-        self.last_found.store(found, Ordering::Relaxed);
-        list.get(found).map(|runner| runner.thread())
+        let count = self.count();
+        let start = (self.last_found.load(Ordering::Relaxed) + 1).min(count);
+        let (place, thread) = self
+            .waiting_in(start..count, own)
+            .or_else(|| self.waiting_in(0..start, own))?;
+        self.last_found.store(place, Ordering::Relaxed);
+        Some(thread)
+    }
+
+    /// The first of those at `places` that waits for a CPU and is not `own`: its place and its
+    /// thread.
+    fn waiting_in(&self, places: Range<usize>, own: &Runner) -> Option<(usize, i32)> {
+        places.clone().step_by(MANY).find_map(|first| {
+            let list = self.list.lock();
+            let some = list.get(first..places.end.min(first + MANY).min(list.len()))?;
+            let found = some
+                .iter()
+                .position(|runner| runner.waits_for_cpu() && !core::ptr::eq(&**runner, own))?;
+            Some((first + found, some.get(found)?.thread()))
+        })
     }
 
     /// Leaves requests for all vCPUs. Those that are in guest mode see them when they next exit.
     pub(crate) fn request_all(&self, requests: Requests) {
-        for runner in self.list.lock().iter() {
+        self.each(MANY, |runner| {
             runner.requests.fetch_or(requests.bits(), Ordering::SeqCst);
-        }
+        });
     }
 
     /// Interrupts every vCPU that is in guest mode, without waiting for it to come out.
     pub(crate) fn interrupt_all(&self) {
-        for runner in self.list.lock().iter() {
-            runner.kick();
-        }
+        self.each(FEW, |runner| runner.kick());
     }
 
     /// Interrupts every vCPU that is in guest mode, and returns when all are out: whether there were
@@ -272,13 +301,13 @@ impl Runners {
     pub(crate) fn kick_all(&self, mask: &mut [usize]) -> bool {
         mask.fill(0);
         let mut any = false;
-        for runner in self.list.lock().iter() {
+        self.each(MANY, |runner| {
             if runner.in_guest.load(Ordering::SeqCst) {
                 let cpu = runner.cpu.load(Ordering::Relaxed) as usize;
                 mask[cpu / usize::BITS as usize] |= 1 << (cpu % usize::BITS as usize);
                 any = true;
             }
-        }
+        });
         if any {
             let _pinned = cpu::Pinned::new();
             cpu::kick(mask);

@@ -222,10 +222,28 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// What an access to the local APIC left to do.
+    #[inline]
     fn after(&mut self, next: Next) -> Next {
+        if matches!(self.state.aftermath, Aftermath::None) {
+            return next;
+        }
+        self.do_what_is_left(next)
+    }
+
+    fn do_what_is_left(&mut self, next: Next) -> Next {
         match core::mem::replace(&mut self.state.aftermath, Aftermath::None) {
             Aftermath::None => next,
             Aftermath::IoapicEoi(vector) => self.leave(&UserExit::IoapicEoi { vector }),
+            Aftermath::Send(message) => {
+                self.send_to_many(&message);
+                next
+            }
+            Aftermath::Ended(vector) => {
+                if let Some(irqchip) = self.vm.irqchip() {
+                    irqchip.end_of_interrupt(vector);
+                }
+                next
+            }
             Aftermath::TprAccess { rip, is_write } => {
                 self.leave(&UserExit::TprAccess { rip, is_write })
             }
@@ -283,7 +301,7 @@ impl<B: Backend> Loaded<'_, B> {
             if guest_mode::work_pending()
                 || self.vcpu.runner.has_requests()
                 || self.pv_eoi_is_due()
-                || self.state.aftermath != Aftermath::None
+                || !matches!(self.state.aftermath, Aftermath::None)
             {
                 break Exit::Handled;
             }

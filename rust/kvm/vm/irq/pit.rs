@@ -27,6 +27,10 @@ use crate::host::{
         self,
         Timer, //
     },
+    work::{
+        Job,
+        Work, //
+    },
 };
 
 /// The shortest period granted, in nanoseconds: as for the APIC's timer.
@@ -43,7 +47,10 @@ struct State {
 /// Channel 0 and the line it drives.
 #[pin_data]
 pub(crate) struct Channel0 {
-    irqchip: Arc<Irqchip>,
+    line: Line,
+    /// Raises the line where that takes long.
+    #[pin]
+    slowly: Work<Line>,
     #[pin]
     state: SpinLockIrq<State>,
 }
@@ -57,11 +64,31 @@ pub(crate) struct Pit {
     has_speaker: bool,
 }
 
-impl Channel0 {
-    /// A rising edge on the line.
+/// Where the channel's output leads.
+struct Line(Arc<Irqchip>);
+
+impl Line {
+    /// A rising edge.
     fn pulse(&self) {
-        self.irqchip.set_gsi(Source::Pit, GSI, true);
-        self.irqchip.set_gsi(Source::Pit, GSI, false);
+        self.0.set_gsi(Source::Pit, GSI, true);
+        self.0.set_gsi(Source::Pit, GSI, false);
+    }
+}
+
+impl Job for Line {
+    fn run(&self) {
+        self.pulse();
+    }
+}
+
+impl Channel0 {
+    /// A rising edge on the line, in any context.
+    fn pulse(&self) {
+        if self.line.0.is_quick_line(GSI) {
+            self.line.pulse();
+        } else {
+            self.slowly.schedule();
+        }
     }
 }
 
@@ -95,10 +122,11 @@ impl AckNotifier for Channel0 {
 impl Pit {
     /// A timer chip as after power-up; `has_speaker` if port 0x61 is its, too.
     pub(crate) fn new(irqchip: Arc<Irqchip>, has_speaker: bool) -> Result<Arc<Self>> {
-        let wired_to = irqchip.clone();
+        let (line, slow_line) = (Line(irqchip.clone()), Line(irqchip.clone()));
         let channel0 = Arc::pin_init(
             try_pin_init!(Channel0 {
-                irqchip: wired_to,
+                line: line,
+                slowly <- Work::new(Ok(slow_line)),
                 state <- new_spinlock_irq!(State {
                     chip: Chip::new(),
                     reinjection: Reinjection::new(),
@@ -180,6 +208,6 @@ impl PinnedDrop for Pit {
     fn drop(self: Pin<&mut Self>) {
         // The two would keep each other alive.
         let notifier: Arc<dyn AckNotifier> = self.channel0.clone();
-        self.channel0.irqchip.remove_notifier(&notifier);
+        self.channel0.line.0.remove_notifier(&notifier);
     }
 }

@@ -19,9 +19,12 @@ use super::{
     local_apic::LocalApic, //
 };
 use crate::{
-    host::trace::{
-        kvm_apic_ipi,
-        trace, //
+    host::{
+        cpu,
+        trace::{
+            kvm_apic_ipi,
+            trace, //
+        },
     },
     vm::{
         backend::Backend,
@@ -40,6 +43,10 @@ pub(crate) enum Aftermath {
     None,
     /// The VMM's IOAPIC has to know of the end of this interrupt (KVM_EXIT_IOAPIC_EOI).
     IoapicEoi(u8),
+    /// A message for many is to be sent, with interrupts on.
+    Send(Message),
+    /// The IOAPIC has to know of the end of this interrupt, with interrupts on.
+    Ended(u8),
     /// The VMM wants to hear of this access to the task priority (KVM_EXIT_TPR_ACCESS).
     TprAccess { rip: u64, is_write: bool },
 }
@@ -190,8 +197,13 @@ impl<B: Backend> Loaded<'_, B> {
                 if kvm_apic_ipi::is_on() {
                     tell_of_ipi(&message);
                 }
-                if let Some(irqchip) = self.vm.irqchip() {
+                let Some(irqchip) = self.vm.irqchip() else {
+                    return;
+                };
+                if irqchip.is_quick(Some(apic), &message) || !cpu::irqs_are_off() {
                     irqchip.deliver(Some(apic), &message);
+                } else {
+                    self.state.aftermath = Aftermath::Send(message);
                 }
             }
             Effect::Eoi(eoi) => self.end_of_interrupt(apic, eoi),
@@ -232,8 +244,13 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let broadcast = eoi.level && !(eoi.suppressed && irqchip.suppresses_eoi());
         if irqchip.has_chips() {
-            if broadcast || irqchip.watches(eoi.vector) {
+            if !broadcast && !irqchip.watches(eoi.vector) {
+                return;
+            }
+            if irqchip.ends_quickly() || !cpu::irqs_are_off() {
                 irqchip.end_of_interrupt(eoi.vector);
+            } else {
+                self.state.aftermath = Aftermath::Ended(eoi.vector);
             }
         } else if broadcast && irqchip.vmm_wants_eoi(apic, eoi.vector) {
             self.state.aftermath = Aftermath::IoapicEoi(eoi.vector);
@@ -368,6 +385,13 @@ impl<B: Backend> Loaded<'_, B> {
             _ => return false,
         }
         true
+    }
+
+    /// What the inner loop left of an access to the APIC, because it may take long.
+    pub(crate) fn send_to_many(&self, message: &Message) {
+        if let (Some(irqchip), Some(apic)) = (self.vm.irqchip(), self.apic()) {
+            irqchip.deliver(Some(apic), message);
+        }
     }
 
     /// The state of the APIC (api.rst, 4.57 KVM_GET_LAPIC).

@@ -19,7 +19,7 @@ tests! {
     "irqfd":
     message, pin, signalled_before, many_signals, wakes_halt, deassign, deassign_unknown,
     two_gsis, route_changes, no_route, sixty_four, closed_eventfd, closed_vm, split,
-    resample, resample_shared, resample_deassign, bad_flags, bad_descriptors, without_irqchip,
+    resample, resample_shared, resample_many, resample_deassign, bad_flags, bad_descriptors, without_irqchip,
     resample_needs_ioapic, assigned_twice,
 }
 
@@ -321,6 +321,23 @@ fn resample_shared() {
     }
     devices[0].0.signal();
     await_count(&machine, VECTOR, 2);
+}
+
+/// Many devices on a line: all hear of the end of its interrupt.
+fn resample_many() {
+    let machine = machine_with_level();
+    let devices: Vec<_> = (0..40).map(|_| (Event::new(), Event::new())).collect();
+    for (event, resampled) in &devices {
+        assign_resample(&machine.vm, event, resampled, GSI);
+    }
+    for round in 1..=2 {
+        devices[7].0.signal();
+        await_count(&machine, VECTOR, round);
+        machine.cpu(0).apic_write(apic::EOI, 0);
+        for (_, resampled) in &devices {
+            expect::eq("told", resampled.take(), 1);
+        }
+    }
 }
 
 fn resample_deassign() {

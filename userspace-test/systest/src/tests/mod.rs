@@ -9,6 +9,7 @@ mod apart;
 mod apic;
 mod apic_timer;
 mod attributes;
+mod broadcasts;
 mod charges;
 mod clock;
 mod coalesced;
@@ -125,6 +126,7 @@ pub fn all() -> Vec<Test> {
         threads::TESTS,
         smp::TESTS,
         parallel::TESTS,
+        broadcasts::TESTS,
         clock::TESTS,
         pv::TESTS,
         hypercalls::TESTS,

@@ -23,7 +23,8 @@ use super::{
         },
     },
     Irqchip,
-    Mode, //
+    Mode,
+    Outbox, //
 };
 use crate::host::{
     clock,
@@ -38,16 +39,29 @@ pub(crate) trait AckNotifier: Send + Sync {
 }
 
 impl Irqchip {
-    /// A guest signals the end of an interrupt that was level-triggered.
+    /// Whether the end of an interrupt is dealt with in a time that interrupts may be off.
+    pub(crate) fn ends_quickly(&self) -> bool {
+        self.is_small() && !self.many_listen.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether there are so many that want to know of an interrupt's end that it takes long.
+    pub(crate) fn set_many_listen(&self, many: bool) {
+        self.many_listen.store(many, Ordering::Relaxed);
+    }
+
+    /// A guest signals the end of an interrupt that was level-triggered. With interrupts off only
+    /// where [`Self::ends_quickly`].
     pub(crate) fn end_of_interrupt(&self, vector: u8) {
         let pins = self.chips.lock().ioapic.pins_of(vector);
         tell_of_ends(pins, |_| CHIP_IOAPIC);
         self.notify(|routes| lines_of(pins, |pin| routes.gsi_of(Target::Ioapic(pin))));
+        let mut outbox = Outbox::default();
         let mut chips = self.chips.lock();
-        let storm = chips
-            .ioapic
-            .eoi(pins, |message| self.deliver_from_ioapic(message));
+        let storm = chips.ioapic.eoi(pins, |message| {
+            self.deliver_from_ioapic(message, |message| outbox.add(message))
+        });
         drop(chips);
+        self.deliver_all(&outbox);
         if storm {
             let later = clock::monotonic().saturating_add(ioapic::REINJECT_DELAY);
             self.storm.start(later);
@@ -71,7 +85,9 @@ impl Irqchip {
         })
     }
 
-    pub(super) fn update_watched(&self, ioapic: &Ioapic) {
+    /// Takes over which vectors' ends the IOAPIC is told of. Returns whether that changed: then
+    /// [`Self::tell_of_watched`] is due.
+    pub(super) fn update_watched(&self, ioapic: &Ioapic) -> bool {
         /// Where the timer chip is wired to in the two usual ways, and the real-time clock.
         const PINS: [u8; 3] = [0, 2, ioapic::RTC_PIN];
         let mut watched = [0u64; 4];
@@ -89,9 +105,12 @@ impl Irqchip {
         for (word, new) in self.watched.iter().zip(watched) {
             changed |= word.swap(new, Ordering::Relaxed) != new;
         }
-        if changed {
-            self.apics().for_each(LocalApic::watched_changed);
-        }
+        changed
+    }
+
+    /// Has all processors hear of it.
+    pub(super) fn tell_of_watched(&self) {
+        self.apics().for_each(LocalApic::watched_changed);
     }
 
     pub(super) fn notify_pic(&self, pins: u16) {
@@ -153,14 +172,19 @@ impl Irqchip {
         let Mode::Split { pins } = self.mode else {
             return false;
         };
-        let routes = self.routes.lock();
-        let wants = routes.messages(pins).any(|(address, data)| {
-            let message = self.msi(address, data);
-            message.level && message.vector == vector && apic.lapic.matches(&message, false)
-        });
-        wants
+        // Some at a time, since interrupts are off under the lock.
+        (0..pins).step_by(LINES_AT_ONCE).any(|first| {
+            let lines = first..pins.min(first + LINES_AT_ONCE as u32);
+            self.routes.lock().messages(lines).any(|(address, data)| {
+                let message = self.msi(address, data);
+                message.level && message.vector == vector && apic.lapic.matches(&message, false)
+            })
+        })
     }
 }
+
+/// Lines that are looked at under the lock of the routing table.
+const LINES_AT_ONCE: usize = 64;
 
 /// KVM_IRQCHIP_IOAPIC; the PICs are 0 and 1.
 const CHIP_IOAPIC: u32 = 2;

@@ -6,6 +6,7 @@
 //! itself. Pins make messages; messages find the local APICs they are for. All of this may happen in
 //! any context, an interrupt included, so locks here are taken with interrupts off.
 
+mod bounds;
 mod end;
 
 use core::{
@@ -71,6 +72,8 @@ use crate::{
         MAX_VCPUS, //
     },
 };
+
+use self::bounds::Outbox;
 
 pub(crate) use self::end::AckNotifier;
 
@@ -163,6 +166,8 @@ pub(crate) struct Irqchip {
     routes: SpinLockIrq<Routes>,
     #[pin]
     notifiers: SpinLockIrq<KVec<Arc<dyn AckNotifier>>>,
+    /// One of them has many to tell.
+    many_listen: AtomicBool,
     /// KVM_X2APIC_API_*.
     x2apic_api: AtomicU8,
 }
@@ -204,6 +209,7 @@ impl Irqchip {
                 storm <- Timer::new(StormEnds(SetOnce::new())),
                 routes <- new_spinlock_irq!(routes),
                 notifiers <- new_spinlock_irq!(KVec::new()),
+                many_listen: AtomicBool::new(false),
                 x2apic_api: AtomicU8::new(x2apic_api),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -292,11 +298,17 @@ impl Irqchip {
         self.ids_are_places.store(false, Ordering::Relaxed);
     }
 
+    /// How many local APICs there are.
+    #[inline]
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
     /// All local APICs.
     pub(crate) fn apics(&self) -> Apics<'_> {
         Apics {
             irqchip: self,
-            places: 0..self.count.load(Ordering::Acquire),
+            places: 0..self.count(),
         }
     }
 
@@ -372,7 +384,8 @@ impl Irqchip {
         }
     }
 
-    /// Sets a line, for as long as `source` says so.
+    /// Sets a line, for as long as `source` says so. With interrupts off only a line that
+    /// [`Self::is_quick_line`] goes up.
     pub(crate) fn set_gsi(&self, source: Source, gsi: u32, level: bool) -> LineStatus {
         trace!(kvm_set_irq(
             gsi,
@@ -380,19 +393,32 @@ impl Irqchip {
             (source as u32).trailing_zeros() as i32
         ));
         let mut status = LineStatus::Ignored;
+        // A line leads to one message, at most.
+        let mut later = None;
         let routes = self.routes.lock();
         for route in routes.of(gsi) {
             let result = match route.target {
                 Target::Pic(pin) => self.set_pic_pin(source, pin, level),
-                Target::Ioapic(pin) => self.set_ioapic_pin(source, pin, level),
+                Target::Ioapic(pin) => self.set_ioapic_pin(source, pin, level, &mut later),
                 Target::Msi { address, data } if level => {
-                    LineStatus::from_takers(self.send_msi(address, data))
+                    trace!(kvm_msi_set_irq(address, data.into()));
+                    let message = self.msi(address, data);
+                    if self.is_quick(None, &message) {
+                        LineStatus::from_takers(self.deliver(None, &message))
+                    } else {
+                        later = Some(message);
+                        LineStatus::Ignored
+                    }
                 }
                 Target::Msi { .. } => LineStatus::Ignored,
             };
             status = status.and(result);
         }
-        status
+        drop(routes);
+        match later {
+            Some(message) => status.and(LineStatus::from_takers(self.deliver(None, &message))),
+            None => status,
+        }
     }
 
     fn set_pic_pin(&self, source: Source, pin: u8, level: bool) -> LineStatus {
@@ -412,7 +438,14 @@ impl Irqchip {
         status
     }
 
-    fn set_ioapic_pin(&self, source: Source, pin: u8, level: bool) -> LineStatus {
+    /// A message that is not for now is left in `later`, and does not count.
+    fn set_ioapic_pin(
+        &self,
+        source: Source,
+        pin: u8,
+        level: bool,
+        later: &mut Option<Message>,
+    ) -> LineStatus {
         let mut chips = self.chips.lock();
         let Some(held) = chips.ioapic_levels.get_mut(usize::from(pin)) else {
             return LineStatus::Ignored;
@@ -420,21 +453,37 @@ impl Irqchip {
         let up = hold(held, source, level);
         let line_status = source == Source::User;
         let status = chips.ioapic.set_line(pin, up, line_status, |message| {
-            self.deliver_from_ioapic(message)
+            self.deliver_from_ioapic(message, |message| *later = Some(*message))
         });
         trace!(kvm_ioapic_set_irq(
             chips.ioapic.entry(pin).map_or(0, |entry| entry.0),
             pin.into(),
             status == LineStatus::Coalesced
         ));
+        if later.is_some() {
+            return LineStatus::Ignored;
+        }
         status
     }
 
-    fn deliver_from_ioapic(&self, message: &Message) -> Option<u32> {
+    /// Hands on what the IOAPIC sends. A message that takes too long for its lock goes to `keep`, and
+    /// is taken to be delivered.
+    fn deliver_from_ioapic(&self, message: &Message, keep: impl FnOnce(&Message)) -> Option<u32> {
         match message.delivery {
             // It comes through LINT0, or not at all.
             Delivery::ExtInt => None,
-            _ => self.deliver(None, message),
+            _ if self.is_quick(None, message) => self.deliver(None, message),
+            _ => {
+                keep(message);
+                Some(1)
+            }
+        }
+    }
+
+    /// Delivers what had to wait for the lock of the IOAPIC.
+    fn deliver_all(&self, outbox: &Outbox) {
+        for message in outbox.messages() {
+            self.deliver(None, message);
         }
     }
 
@@ -473,10 +522,12 @@ impl Irqchip {
 
     /// Sends what the IOAPIC held back in an interrupt storm.
     pub(crate) fn reinject(&self) {
+        let mut outbox = Outbox::default();
         self.chips
             .lock()
             .ioapic
-            .reinject(|message| self.deliver_from_ioapic(message));
+            .reinject(|message| self.deliver_from_ioapic(message, |message| outbox.add(message)));
+        self.deliver_all(&outbox);
     }
 
     /// Puts another routing table in force.
@@ -502,19 +553,31 @@ impl Irqchip {
         self.chips.lock().ioapic.read_bytes(offset, data);
     }
 
-    /// Writes registers of the IOAPIC.
+    /// Writes registers of the IOAPIC. Only in a small VM with interrupts off.
     pub(crate) fn write_ioapic(&self, offset: u64, data: &[u8]) {
+        let mut outbox = Outbox::default();
         let mut chips = self.chips.lock();
         let written = chips.ioapic.write_bytes(offset, data);
-        self.update_watched(&chips.ioapic);
+        if self.update_watched(&chips.ioapic) {
+            // Before an interrupt whose end is to be seen.
+            if self.is_small() {
+                self.tell_of_watched();
+            } else {
+                drop(chips);
+                self.tell_of_watched();
+                chips = self.chips.lock();
+            }
+        }
         if let Written::Entry {
             pin, pending: true, ..
         } = written
         {
-            chips
-                .ioapic
-                .resend(pin, |message| self.deliver_from_ioapic(message));
+            chips.ioapic.resend(pin, |message| {
+                self.deliver_from_ioapic(message, |message| outbox.add(message))
+            });
         }
+        drop(chips);
+        self.deliver_all(&outbox);
     }
 
     /// The state of the IOAPIC.
@@ -524,11 +587,17 @@ impl Irqchip {
 
     /// Sets the state of the IOAPIC.
     pub(crate) fn set_ioapic_state(&self, state: ioapic::State) {
+        let mut outbox = Outbox::default();
         let mut chips = self.chips.lock();
-        chips
-            .ioapic
-            .set_state(state, |message| self.deliver_from_ioapic(message));
-        self.update_watched(&chips.ioapic);
+        chips.ioapic.set_state(state, |message| {
+            self.deliver_from_ioapic(message, |message| outbox.add(message))
+        });
+        let changed = self.update_watched(&chips.ioapic);
+        drop(chips);
+        if changed {
+            self.tell_of_watched();
+        }
+        self.deliver_all(&outbox);
     }
 
     /// Whether `gpa` is in the registers of the IOAPIC. Returns the offset.
