@@ -32,7 +32,7 @@ pub struct Canary {
     has_rdtscp: bool,
     /// What the debug registers of guests point to: a trap here is a leak.
     trap: Box<u64>,
-    msrs: Msrs,
+    msrs: &'static Msrs,
     /// None before they are asked for: they are at addresses of which a process has one each.
     watch: Option<Watch>,
 }
@@ -106,6 +106,12 @@ impl Others {
     }
 }
 
+/// Notes what is the host's own. Called before there are guests, where others than this thread run
+/// them: another CPU may have a guest's MSRs while it is in the kernel.
+pub fn prepare() {
+    Msrs::at_first();
+}
+
 impl Canary {
     /// Chooses values, and puts one in GS's base.
     pub fn new(random: &mut Random) -> Self {
@@ -144,7 +150,7 @@ impl Canary {
             components,
             has_rdtscp: extended.edx & 1 << 27 != 0,
             trap: Box::new(0),
-            msrs: Msrs::new(),
+            msrs: Msrs::at_first(),
             watch: None,
         }
     }

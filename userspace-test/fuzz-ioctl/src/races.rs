@@ -17,7 +17,7 @@ use kvm_bindings::*;
 
 use crate::call::ioc;
 use crate::calls;
-use crate::canary::Canary;
+use crate::canary::{self, Canary};
 use crate::guests::is_known;
 use crate::machine::{self, Machine};
 use crate::random::Random;
@@ -361,6 +361,7 @@ pub fn run_all(
     mut progress: impl FnMut(u64),
 ) -> Result<Ends, (u64, String)> {
     machine::pages();
+    canary::prepare();
     let ends: Vec<_> = (0..KINDS).map(|_| Shared::new()).collect();
     let before = taint();
     for number in first..first + count {

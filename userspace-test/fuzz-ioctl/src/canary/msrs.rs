@@ -5,6 +5,7 @@ use std::arch::x86_64::__cpuid_count;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use super::GS;
 
@@ -153,8 +154,14 @@ fn this_cpu() -> i32 {
 }
 
 impl Msrs {
-    /// What they are now; those that the processor does not have are not looked at.
-    pub fn new() -> Self {
+    /// What they are when this is called first, before there are guests; child processes have it from
+    /// their parent. Those that the processor does not have are not looked at.
+    pub fn at_first() -> &'static Self {
+        static FIRST: OnceLock<Msrs> = OnceLock::new();
+        FIRST.get_or_init(Self::now)
+    }
+
+    fn now() -> Self {
         let open = |number| File::open(format!("/dev/cpu/{number}/msr")).ok();
         let cpus: BTreeMap<_, _> = (0..)
             .map_while(|number| Some((number, Cpu::new(open(number)?))))
