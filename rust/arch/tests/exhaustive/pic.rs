@@ -128,7 +128,8 @@ fn special_masks() {
 /// not be cleared by a non-specific EOI if the 8259A is in the Special Mask Mode."
 #[test]
 fn ends_of_interrupts() {
-    let cases = for_each(|priority_add, isr, ocw2| {
+    let mut cases = 0u64;
+    for_each(|priority_add, isr, ocw2| {
         // Bits 4 and 3 make other words of it.
         if ocw2 & 0x18 != 0 {
             return;
@@ -163,7 +164,8 @@ fn ends_of_interrupts() {
             assert_eq!(pic.state().1, after, "{ocw2:#x} {before:?}");
             let ended = u16::from(isr & !after.isr) << 8;
             assert_eq!(pic.take_ended(), ended);
+            cases += 1;
         }
     });
-    assert_eq!(cases, 524_288);
+    assert_eq!(cases, 8 * 256 * 64 * 3);
 }
