@@ -70,6 +70,7 @@ fn meddle(random: &mut Random, vcpus: usize) -> Vec<Step> {
     match random.below(14) {
         0..=2 => vec![slot(MEMORY, random.pick(&[0, KVM_MEM_LOG_DIRTY_PAGES]))],
         3 => vec![
+            slot(0, 0),
             slot(MEMORY, KVM_MEM_READONLY),
             slot(0, 0),
             slot(MEMORY, random.pick(&[0, KVM_MEM_LOG_DIRTY_PAGES])),
@@ -199,13 +200,47 @@ fn lay_out(machine: &Machine, codes: &[Vec<u8>]) {
     }
 }
 
+/// What a vCPU that is stuck was doing.
+fn where_it_is(machine: &mut Machine, vcpu: usize) -> String {
+    let on = On::Vcpu(vcpu);
+    let mut get = |name, number| {
+        let answer = machine.step(&ioctl(name, on, number, fields(number, None, Vec::new())));
+        move |at: usize| {
+            let bytes = answer.data.get(at..at + 8).unwrap_or(&[0; 8]);
+            u64::from_le_bytes(std::array::from_fn(|i| bytes[i]))
+        }
+    };
+    let regs = get("GET_REGS", calls::GET_REGS);
+    let sregs = get("GET_SREGS", calls::GET_SREGS);
+    let state = get("GET_MP_STATE", calls::GET_MP_STATE);
+    let (rip, rsp) = (offset_of!(kvm_regs, rip), offset_of!(kvm_regs, rsp));
+    let control = [
+        offset_of!(kvm_sregs, cr0),
+        offset_of!(kvm_sregs, cr2),
+        offset_of!(kvm_sregs, cr3),
+        offset_of!(kvm_sregs, cr4),
+        offset_of!(kvm_sregs, efer),
+    ];
+    format!(
+        "RIP {:x}, RSP {:x}, CR0, 2, 3, 4 and EFER {:x?}, state {}",
+        regs(rip),
+        regs(rsp),
+        control.map(sregs),
+        state(0) as u32
+    )
+}
+
 /// What each vCPU sees and writes when nobody meddles any more.
 fn check(machine: &mut Machine, vcpus: usize, random: &mut Random) -> Result<(), String> {
-    for flags in [0, KVM_MEM_LOG_DIRTY_PAGES] {
-        machine.step(&slot(0, 0));
-        machine.step(&slot(MEMORY, flags));
+    // First with all that has been mapped so far, which a slot that is made anew would take away.
+    for flags in [None, Some(0), Some(KVM_MEM_LOG_DIRTY_PAGES)] {
+        if let Some(flags) = flags {
+            machine.step(&slot(0, 0));
+            machine.step(&slot(MEMORY, flags));
+        }
+        let logs = flags.is_some_and(|flags| flags != 0);
         for vcpu in 0..vcpus {
-            check_one(machine, vcpu, flags != 0, random)?;
+            check_one(machine, vcpu, logs, random)?;
         }
     }
     Ok(())
@@ -245,8 +280,9 @@ fn check_one(
         }
     }
     if word(machine, done) != marker {
+        let state = where_it_is(machine, vcpu);
         return Err(format!(
-            "vCPU {vcpu} does not come to the end of a check: {last:?}"
+            "vCPU {vcpu} does not come to the end of a check ({last:?}): {state}"
         ));
     }
     let log = machine.step(&dirty_log());
