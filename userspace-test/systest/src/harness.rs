@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic;
+use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -93,6 +94,12 @@ pub fn endurance() -> u64 {
 /// Lets the tests of endurance go on for `factor` times their usual rounds.
 pub fn set_endurance(factor: u64) {
     ENDURANCE.store(factor.max(1), Ordering::SeqCst);
+}
+
+/// Whether the kernel keeps what was freed for a while, to see who still uses it: then kmemleak says
+/// what was not given back, and free memory does not.
+pub fn kernel_looks_for_leaks() -> bool {
+    Path::new("/sys/kernel/debug/kmemleak").exists()
 }
 
 /// Sends the first report of this test to the suite; later ones are its consequences and ignored.
