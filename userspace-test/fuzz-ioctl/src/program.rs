@@ -15,11 +15,15 @@ pub const CODE: u64 = 0x1_0000;
 pub const DESCRIPTORS: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 
 /// Bytes of a handler.
-const HANDLER_LEN: usize = 16;
+const HANDLER_LEN: usize = 32;
+/// Counts down, from what memory is filled with, the exceptions until one exits: a fault that its handler
+/// brings back would keep the processor busy for as long as it is let.
+const COUNTDOWN: u32 = HANDLERS as u32 + 0x800;
 /// Vectors that have one.
 pub const VECTORS: usize = 32;
 
-/// Handlers in 64-bit mode: #UD and #GP go on R15 bytes further, the others exit.
+/// Handlers in 64-bit mode: #UD and #GP go on R15 bytes further, until they were [`COUNTDOWN`] in all;
+/// the others exit.
 pub fn handlers() -> Vec<u8> {
     let mut code = Vec::new();
     for vector in 0..VECTORS {
@@ -32,6 +36,12 @@ pub fn handlers() -> Vec<u8> {
             ],
             _ => &[0xe6, 0xe9],
         };
+        if handler.ends_with(&[0x48, 0xcf]) {
+            // dec byte ptr [COUNTDOWN]; jz behind the handler, where an OUT is.
+            code.extend_from_slice(&[0xfe, 0x0c, 0x25]);
+            code.extend_from_slice(&COUNTDOWN.to_le_bytes());
+            code.extend_from_slice(&[0x74, handler.len() as u8]);
+        }
         code.extend_from_slice(handler);
         code.resize((vector + 1) * HANDLER_LEN, crate::machine::CODE);
     }
