@@ -371,14 +371,18 @@ fn lap(guest: &Guest) {
 #[track_caller]
 fn run(all: &[Try]) {
     for tried in all {
-        let guest = guest(tried);
-        for dr7 in DR7 {
-            let state = State::set(&guest, dr7);
-            for count in 0..LAPS {
-                lap(&guest);
-                let when = format!("after {}, DR7 {dr7:#x}, lap {count}", tried.0);
-                state.compare(&guest, &when, tried.2);
-            }
+        run_one(&guest(tried), tried);
+    }
+}
+
+#[track_caller]
+fn run_one(guest: &Guest, tried: &Try) {
+    for dr7 in DR7 {
+        let state = State::set(guest, dr7);
+        for count in 0..LAPS {
+            lap(guest);
+            let when = format!("after {}, DR7 {dr7:#x}, lap {count}", tried.0);
+            state.compare(guest, &when, tried.2);
         }
     }
 }
@@ -491,6 +495,9 @@ fn over_faults() {
 /// Timers of the host, signals, and another thread that wants the CPU.
 fn over_interruptions() {
     let spin = code64!("mov ecx, 400000", "2: loop 2b");
+    let tried = Try("interruptions", spin, &[RCX]);
+    // KVM_CREATE_VM is one of the calls that a signal may end.
+    let guest = guest(&tried);
     sys::catch(libc::SIGALRM);
     sys::set_timer(Duration::from_millis(1), Duration::from_millis(1));
     // It ends with the process.
@@ -501,7 +508,7 @@ fn over_interruptions() {
             std::hint::black_box(sums);
         }
     });
-    run(&[Try("interruptions", spin, &[RCX])]);
+    run_one(&guest, &tried);
     sys::set_timer(Duration::ZERO, Duration::ZERO);
 }
 
