@@ -21,7 +21,7 @@ use crate::canary::{self, Canary};
 use crate::guests::is_known;
 use crate::machine::{self, Machine};
 use crate::random::Random;
-use crate::sequence::{self, fields, ioctl, set, MEMORY};
+use crate::sequence::{self, fields, ioctl, set, slot, MEMORY};
 use crate::step::{Argument, Edit, On, Step, Value};
 use crate::stress::taint;
 use crate::sys::{self, Disturbance, Shared};
@@ -35,22 +35,6 @@ const STEPS: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const GET_DIRTY_LOG: u64 = ioc(1, 0x42, 16);
-
-/// Sets the memory's slot: its size (0 takes it away) and flags.
-fn slot(size: u64, flags: u32) -> Step {
-    let edits = vec![
-        set(4, 4, flags.into()),
-        set(16, 8, size),
-        Edit {
-            at: 24,
-            width: 8,
-            value: Value::Memory(0),
-        },
-    ];
-    let number = calls::SET_USER_MEMORY_REGION;
-    let region = fields(number, None, edits);
-    ioctl("SET_USER_MEMORY_REGION", On::Vm, number, region)
-}
 
 /// The log of written pages, to scratch memory.
 fn dirty_log() -> Step {

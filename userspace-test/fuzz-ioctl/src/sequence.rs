@@ -67,10 +67,11 @@ fn chips(random: &mut Random, steps: &mut Vec<Step>) {
     }
 }
 
-fn memory(random: &mut Random, steps: &mut Vec<Step>) {
+/// Sets the memory's slot: its size (0 takes it away) and flags.
+pub fn slot(size: u64, flags: u32) -> Step {
     let edits = vec![
-        set(4, 4, random.pick(&[0, 0, KVM_MEM_LOG_DIRTY_PAGES.into()])),
-        set(16, 8, MEMORY),
+        set(4, 4, flags.into()),
+        set(16, 8, size),
         Edit {
             at: 24,
             width: 8,
@@ -79,7 +80,12 @@ fn memory(random: &mut Random, steps: &mut Vec<Step>) {
     ];
     let number = calls::SET_USER_MEMORY_REGION;
     let region = fields(number, None, edits);
-    steps.push(ioctl("SET_USER_MEMORY_REGION", On::Vm, number, region));
+    ioctl("SET_USER_MEMORY_REGION", On::Vm, number, region)
+}
+
+fn memory(random: &mut Random, steps: &mut Vec<Step>) {
+    let flags = random.pick(&[0, 0, KVM_MEM_LOG_DIRTY_PAGES]);
+    steps.push(slot(MEMORY, flags));
 }
 
 fn all_cpuid() -> Argument {

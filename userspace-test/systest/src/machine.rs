@@ -113,6 +113,22 @@ impl Machine {
         Self::in_vm(Vm::with_irqchip(), cpus)
     }
 
+    /// A machine whose vCPUs have their APICs enabled, as `eoi` has it, and handle `vector` and NMIs.
+    #[track_caller]
+    pub fn with_apics(cpus: usize, vector: u8, eoi: Eoi) -> Self {
+        let machine = Self::new(cpus);
+        machine.handle(vector, eoi);
+        machine.handle(2, Eoi::None);
+        for id in 0..cpus {
+            if eoi == Eoi::X2apic {
+                machine.cpu(id).enable_x2apic();
+            } else {
+                machine.cpu(id).enable_apic();
+            }
+        }
+        machine
+    }
+
     /// A machine in a VM that has its interrupt controllers, but neither memory nor vCPUs yet.
     #[track_caller]
     pub fn in_vm(vm: Vm, cpus: usize) -> Self {

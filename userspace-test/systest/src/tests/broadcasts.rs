@@ -36,17 +36,7 @@ const OTHERS: u32 = 3 << 18;
 
 #[track_caller]
 fn machine(eoi: Eoi) -> Machine {
-    let machine = Machine::new(CPUS);
-    machine.handle(VECTOR, eoi);
-    machine.handle(2, Eoi::None);
-    for id in 0..CPUS {
-        if eoi == Eoi::X2apic {
-            machine.cpu(id).enable_x2apic();
-        } else {
-            machine.cpu(id).enable_apic();
-        }
-    }
-    machine
+    Machine::with_apics(CPUS, VECTOR, eoi)
 }
 
 /// All have the same bit in their logical destination.

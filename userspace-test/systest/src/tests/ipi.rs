@@ -29,17 +29,7 @@ const CLUSTER: u32 = 0x0fff_ffff;
 
 #[track_caller]
 fn machine(eoi: Eoi) -> Machine {
-    let machine = Machine::new(CPUS);
-    machine.handle(VECTOR, eoi);
-    machine.handle(2, Eoi::None);
-    for id in 0..CPUS {
-        if eoi == Eoi::X2apic {
-            machine.cpu(id).enable_x2apic();
-        } else {
-            machine.cpu(id).enable_apic();
-        }
-    }
-    machine
+    Machine::with_apics(CPUS, VECTOR, eoi)
 }
 
 /// Lets each vCPU run for a moment; those that took something, with what they took.
