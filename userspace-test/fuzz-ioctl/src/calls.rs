@@ -32,6 +32,7 @@ pub const GET_SREGS: u64 = ioc(2, 0x83, size_of::<kvm_sregs>());
 pub const SET_SREGS: u64 = ioc(1, 0x84, size_of::<kvm_sregs>());
 pub const GET_MSRS: u64 = ioc(3, 0x88, 8);
 pub const SET_MSRS: u64 = ioc(1, 0x89, 8);
+pub const SET_SIGNAL_MASK: u64 = ioc(1, 0x8b, 4);
 pub const GET_FPU: u64 = ioc(2, 0x8c, size_of::<kvm_fpu>());
 pub const GET_LAPIC: u64 = ioc(2, 0x8e, 1024);
 pub const SET_LAPIC: u64 = ioc(1, 0x8f, 1024);

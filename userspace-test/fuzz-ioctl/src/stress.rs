@@ -8,7 +8,8 @@
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::calls::Calls;
+use crate::calls::{Calls, SET_SIGNAL_MASK};
+use crate::lists;
 use crate::machine::{self, Machine};
 use crate::random::Random;
 use crate::sequence;
@@ -75,6 +76,12 @@ fn steps_of(seed: u64, number: u64, thread: u64, vcpus: usize) -> Vec<(u64, Step
             let mut what = wild(&calls, &mut random, vcpus);
             if odd.one_in(12) {
                 what = Step::Ioctl(calls.strange(&mut odd, vcpus));
+            }
+            // However it came about: with any mask at all, nothing but SIGKILL would wake a halted vCPU.
+            if let Step::Ioctl(call) = &mut what {
+                if call.number as u32 == SET_SIGNAL_MASK as u32 {
+                    call.argument = Argument::Block(lists::signal_mask(&mut odd));
+                }
             }
             (thread * STEPS + step, what)
         })

@@ -91,7 +91,7 @@ pub(super) fn vcpu() -> Vec<Call> {
     m.fields(4, "TRANSLATE", ioc(3, 0x85, 24), address);
     m.fields(1, "GET_MP_STATE", GET_MP_STATE, vec![]);
     m.fields(4, "SET_MP_STATE", ioc(1, 0x99, 4), fields::mp_state());
-    m.made(1, "SET_SIGNAL_MASK", ioc(1, 0x8b, 4), lists::signal_mask);
+    m.made(1, "SET_SIGNAL_MASK", SET_SIGNAL_MASK, lists::signal_mask);
     m.number(1, "GET_TSC_KHZ", 0xa3, &[0, 1]);
     // Other frequencies than the host's are taken by KVM alone.
     m.add(1, "SET_TSC_KHZ", ioc(0, 0xa2, 0), Shape::Among(&[1 << 32]));
