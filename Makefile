@@ -22,14 +22,15 @@ each-package = cd userspace-test && for package in arch fuzz-ioctl minivmm syste
 kbuild-lab := -C /kernel/lab LLVM=1
 kbuild-debug := -C /kernel/debug LLVM=1
 kbuild-latency := -C /kernel/latency LLVM=1
+kbuild-rt := -C /kernel/rt LLVM=1
 # Without vmlinux there is no BTF to make, which Kbuild would say each time.
 kbuild-debian := -C /kernel/debian CC=x86_64-linux-gnu-gcc-14 CONFIG_DEBUG_INFO_BTF_MODULES=
 
-# $(call kbuild,lab|debug|latency|debian,OUTPUT DIRECTORY,OPTIONS)
+# $(call kbuild,lab|debug|latency|rt|debian,OUTPUT DIRECTORY,OPTIONS)
 kbuild = $(in-root) make -s -j"$$(nproc)" $(kbuild-$(1)) M=$(CURDIR) MO=$(2) \
 	BITFLAGS=$(build)/crates/bitflags $(3) modules
 
-.PHONY: all help setup module module-lab module-debug module-latency module-debian user demo test test-qemu \
+.PHONY: all help setup module module-lab module-debug module-latency module-rt module-debian user demo test test-qemu \
 	test-selftests test-devices test-debug fuzz-ioctl bench fmt fmt-check clippy doc load unload \
 	clean crates-in-root
 
@@ -63,9 +64,10 @@ endif
 module-lab: ## build/lab/kvm.ko
 module-debug: ## build/debug/kvm.ko, for the kernel that checks itself
 module-latency: ## build/latency/kvm.ko, for the kernel that times itself
+module-rt: ## build/rt/kvm.ko, for the kernel whose spinlocks sleep
 module-debian: ## build/debian/kvm.ko
 # What was built for another kernel is no older than this kernel's headers, and make would keep it.
-module-lab module-debug module-latency module-debian: module-%: crates-in-root
+module-lab module-debug module-latency module-rt module-debian: module-%: crates-in-root
 	@$(setup) $(if $(filter debian,$*),debian-tree,$*)
 	@tree=$$($(setup) --path $(if $(filter debian,$*),debian-tree,$*)); \
 	if [[ $$(cat $(build)/module-$*/.tree 2>/dev/null || true) != "$$tree" ]]; then \

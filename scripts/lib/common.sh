@@ -16,7 +16,7 @@ KERNEL_RELEASE=7.3.4
 
 STEPS=(root bochs source debian debian-tree lab guest-root selftests)
 # Made only when asked for by name.
-STEPS_ON_DEMAND=(debug latency)
+STEPS_ON_DEMAND=(debug latency rt)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -33,7 +33,7 @@ step_needs() {
     lab) echo root source ;;
     guest-root) echo root source debian ;;
     selftests) echo root source ;;
-    debug | latency) echo root source lab ;; # whose kernel their guests run
+    debug | latency | rt) echo root source lab ;; # whose kernel their guests run
     *) die "no such set-up step: $1" ;;
     esac
 }
@@ -45,7 +45,7 @@ step_inputs() {
     bochs) echo "$SCRIPTS/setup.d/bochs" "$SCRIPTS"/setup.d/bochs-patches/* ;;
     lab) echo "$SCRIPTS/setup.d/lab" "$SCRIPTS/lab-kernel.config" ;;
     guest-root) echo "$SCRIPTS/setup.d/guest-root" "$SCRIPTS"/setup.d/guest/* ;;
-    debug | latency)
+    debug | latency | rt)
         echo "$SCRIPTS/setup.d/$1" "$SCRIPTS/lib/build-kernel" "$SCRIPTS/lab-kernel.config" \
             "$SCRIPTS/$1-kernel.config"
         ;;

@@ -203,6 +203,13 @@ impl Mapping {
         sys::result(unsafe { libc::madvise(self.start.add(offset).cast(), len, advice) }.into())
     }
 
+    /// Has no large pages here, whether the kernel has any (with PREEMPT_RT it has none) or not.
+    pub fn forbid_large_pages(&self) {
+        let done = self.advise(0, self.len, libc::MADV_NOHUGEPAGE);
+        let has_none = matches!(done, Err(Errno(libc::EINVAL)));
+        assert!(done.is_ok() || has_none, "MADV_NOHUGEPAGE: {done:?}");
+    }
+
     /// Changes the access rights of the pages of `offset..offset + len`.
     pub fn protect(&self, offset: usize, len: usize, protection: i32) {
         assert!(offset + len <= self.len);

@@ -127,10 +127,7 @@ fn shared_large_pages() {
 fn collapsed() {
     const MADV_COLLAPSE: i32 = 25;
     let memory = Mapping::aligned(2 * LARGE_PAGE, LARGE_PAGE);
-    expect::ok(
-        "small pages",
-        memory.advise(0, memory.len(), libc::MADV_NOHUGEPAGE),
-    );
+    memory.forbid_large_pages();
     let guest = guest_with(&memory);
     fill(&guest, &memory, 4 * PAGE);
     let _ = memory.advise(0, memory.len(), libc::MADV_HUGEPAGE);
@@ -169,10 +166,7 @@ fn split() {
 /// The kernel moves pages about to make room for large ones.
 fn compacted() {
     let memory = Mapping::anonymous(512 * PAGE);
-    expect::ok(
-        "small pages",
-        memory.advise(0, memory.len(), libc::MADV_NOHUGEPAGE),
-    );
+    memory.forbid_large_pages();
     let guest = guest_with(&memory);
     fill(&guest, &memory, 16 * PAGE);
     for _ in 0..3 {

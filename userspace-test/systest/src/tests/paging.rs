@@ -70,10 +70,7 @@ fn try_store(guest: &Guest, offset: usize, value: u64) -> Result<Exit, sys::Errn
 fn on_demand() {
     const SIZE: usize = 256 << 20;
     let memory = Mapping::anonymous(SIZE);
-    expect::ok(
-        "no large pages",
-        memory.advise(0, SIZE, libc::MADV_NOHUGEPAGE),
-    );
+    memory.forbid_large_pages();
     let guest = guest_with(&memory);
     let places = (0..64).map(|i| i * (SIZE / 64) + i * PAGE);
     for place in places.clone() {
