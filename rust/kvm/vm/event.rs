@@ -52,7 +52,8 @@ pub(crate) struct Queued {
 /// The events of a vCPU.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Events {
-    /// An interrupt that the VMM queued (KVM_INTERRUPT).
+    /// An interrupt that the VMM queued (KVM_INTERRUPT), or one of the PICs that was acknowledged ahead
+    /// of the entry.
     pub(crate) interrupt: Option<u8>,
     /// An exception that no entry has injected.
     pub(crate) exception: Option<Queued>,

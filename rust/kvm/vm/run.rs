@@ -15,7 +15,10 @@ use super::{
         Exit, //
     },
     halt::MpState,
-    irq::Aftermath,
+    irq::{
+        Aftermath,
+        Irqchip, //
+    },
     vcpu::Loaded, //
 };
 use crate::{
@@ -244,6 +247,12 @@ impl<B: Backend> Loaded<'_, B> {
                 }
                 next
             }
+            Aftermath::AcknowledgePic => {
+                if let Some(vector) = self.irqchip().and_then(Irqchip::acknowledge_pic) {
+                    self.state.events.queue_interrupt(vector);
+                }
+                next
+            }
             Aftermath::TprAccess { rip, is_write } => {
                 self.leave(&UserExit::TprAccess { rip, is_write })
             }
@@ -279,6 +288,9 @@ impl<B: Backend> Loaded<'_, B> {
                 self.count(stat::REQ_EVENT);
                 let again = self.state.events.injected.is_some();
                 self.inject_events(wants_window, &guest_mode);
+                if cfg!(CONFIG_PREEMPT_RT) && !matches!(self.state.aftermath, Aftermath::None) {
+                    break Exit::Handled;
+                }
                 if watched {
                     self.tell_of_injection(again, &guest_mode);
                 }

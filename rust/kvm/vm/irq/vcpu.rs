@@ -47,6 +47,8 @@ pub(crate) enum Aftermath {
     Send(Message),
     /// The IOAPIC has to know of the end of this interrupt, with interrupts on.
     Ended(u8),
+    /// The PICs' interrupt is to be acknowledged, with interrupts on.
+    AcknowledgePic,
     /// The VMM wants to hear of this access to the task priority (KVM_EXIT_TPR_ACCESS).
     TprAccess { rip: u64, is_write: bool },
 }
@@ -103,12 +105,20 @@ impl<B: Backend> Loaded<'_, B> {
             .is_none_or(|apic| apic.lapic.takes_extint() && self.state.external_interrupt.is_none())
     }
 
-    /// The vector of the interrupt to inject, which is in service from now on.
+    /// The vector of the interrupt to inject, which is in service from now on. `None` where there is
+    /// none, or where [`Aftermath`] is to fetch it.
     pub(crate) fn take_interrupt(&mut self) -> Option<u8> {
         let apic = self.vcpu.apic.as_deref()?;
         if self.has_extint(apic) {
             if let Some(vector) = self.state.external_interrupt.take() {
                 return Some(vector);
+            }
+            // There the lock of the PICs sleeps.
+            if cfg!(CONFIG_PREEMPT_RT) {
+                if matches!(self.state.aftermath, Aftermath::None) {
+                    self.state.aftermath = Aftermath::AcknowledgePic;
+                }
+                return None;
             }
             if let Some(vector) = self.vm.irqchip()?.acknowledge_pic() {
                 return Some(vector);
